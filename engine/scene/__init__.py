@@ -1,0 +1,1 @@
+"""What is looked at, and from where: cameras, view prompts, lights."""
