@@ -20,3 +20,28 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return f"{self.text} {self.fix}".strip()
+
+
+def check_range(option: str, value: float, low: float, high: float) -> None:
+    """Raise UserError unless low <= value <= high. `option` is the name as the user types it, without dashes."""
+    if not low <= value <= high:  # also false for NaN
+        raise UserError(
+            f"{option} is {_short(value)}, but must lie in {_short(low)}..{_short(high)}.",
+            f"Leave --{option} out to take the preset's value.",
+            "option",
+        )
+
+
+def check_interval(option: str, value: tuple[float, ...], low: float, high: float) -> None:
+    """Raise UserError unless `value` is two numbers, the lower first, both in low..high."""
+    if len(value) != 2 or not low <= value[0] <= value[1] <= high:
+        text = ",".join(_short(part) for part in value)
+        raise UserError(
+            f"{option} is {text}, but must be two numbers in {_short(low)}..{_short(high)}, the lower first.",
+            f"Leave --{option} out to take the preset's value.",
+            "option",
+        )
+
+
+def _short(value: float) -> str:
+    return f"{value:g}"

@@ -25,7 +25,7 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 PROTOCOL_VERSION = 1
 # Far above any honest message; a line beyond it is a bug or an attack and must not fill Blender's memory.
@@ -196,9 +196,9 @@ class Shutdown:
     """End the engine; a running job is cancelled and can be resumed."""
 
 
-Event = Union[Hello, Heartbeat, Progress, Preview, Warn, Result, Failed]
-Command = Union[Generate, Cancel, Pause, Resume, FinishNow, SetView, Shutdown]
-Message = Union[Event, Command]
+Event = Hello | Heartbeat | Progress | Preview | Warn | Result | Failed
+Command = Generate | Cancel | Pause | Resume | FinishNow | SetView | Shutdown
+Message = Event | Command
 
 EVENTS: dict[str, type] = {
     "hello": Hello,
