@@ -1,0 +1,189 @@
+"""The settings of a job: one frozen dataclass per component, presets, overrides as text, JSON. No torch here.
+
+Order: the preset's values first, then the user's, which always win. Nothing changes a config during a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import typing
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import UserError
+from engine.fields.field_config import FieldConfig
+from engine.meshing.mesh_config import MeshConfig
+from engine.options import field_docs, from_json, parse_value, to_json, to_text
+from engine.protocol import JobRequest
+from engine.scene.scene_config import CameraConfig, LightConfig
+from engine.training.training_config import GuidanceConfig, LossConfig, OptimizerConfig, RenderConfig, TrainingConfig
+
+# CLIP's text encoders read 77 tokens, about 300 letters; beyond a few lines nothing is read and something else is meant.
+MAX_PROMPT_LETTERS = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputConfig:
+    """Which files the result folder gets beside those that Blender imports."""
+
+    turntable_frames: int = 36
+    """Frames of turntable.mp4, one turn; 0 makes none. 0..720."""
+    turntable_size_px: int = 192
+    """Width and height of the turntable and the thumbnail. 32..2048."""
+    formats: str = "glb"
+    """Further mesh files, with commas between: glb, obj, ply."""
+
+    def __post_init__(self) -> None:
+        for word in self.format_list():
+            if word not in ("glb", "obj", "ply"):
+                raise UserError(f"output.formats holds {word!r}, but knows glb, obj and ply.", "Use --output.formats glb,obj.", "option")
+
+    def format_list(self) -> tuple[str, ...]:
+        return tuple(word.strip() for word in self.formats.split(",") if word.strip())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobConfig:
+    """All settings of a run. A preset is one of these."""
+
+    camera: CameraConfig = dataclasses.field(default_factory=CameraConfig)
+    light: LightConfig = dataclasses.field(default_factory=LightConfig)
+    render: RenderConfig = dataclasses.field(default_factory=RenderConfig)
+    field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
+    guidance: GuidanceConfig = dataclasses.field(default_factory=GuidanceConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    output: OutputConfig = dataclasses.field(default_factory=OutputConfig)
+
+
+# What a preset changes against the defaults, as a user would type it. "draft" IS the defaults.
+PRESETS: dict[str, dict[str, str]] = {
+    "draft": {},
+    "standard": {
+        "training.n_steps": "1500",
+        "training.preview_size_px": "128",
+        "training.checkpoint_every_s": "60",
+        "render.size_px": "0,32,0.3,32,0.3,64",
+        "render.n_samples": "64",
+        "render.occupancy_resolution": "64",
+        "output.turntable_size_px": "384",
+        "output.turntable_frames": "72",
+    },
+    "high": {
+        "training.n_steps": "6000",
+        "training.preview_size_px": "192",
+        "training.checkpoint_every_s": "120",
+        "render.size_px": "0,64,0.3,64,0.3,96,0.6,96,0.6,128",
+        "render.n_samples": "96",
+        "render.occupancy_resolution": "96",
+        "output.turntable_size_px": "512",
+        "output.turntable_frames": "120",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting on the command line or in a panel."""
+
+    group: str
+    name: str
+    kind: Any
+    help: str
+
+    @property
+    def key(self) -> str:
+        """As overrides name it: "guidance.guidance_scale"."""
+        return f"{self.group}.{self.name}"
+
+    @property
+    def flag(self) -> str:
+        """As a command line names it: "--guidance.guidance-scale"."""
+        return "--" + self.key.replace("_", "-")
+
+
+@functools.cache
+def options() -> dict[str, Option]:
+    """All settings by key, in the order of the groups."""
+    table = {}
+    for group, cls in typing.get_type_hints(JobConfig).items():
+        docs, hints = field_docs(cls), typing.get_type_hints(cls)
+        for item in dataclasses.fields(cls):
+            option = Option(group, item.name, hints[item.name], docs[item.name])
+            table[option.key] = option
+    return table
+
+
+def make_config(preset: str, overrides: Mapping[str, str]) -> JobConfig:
+    """The preset with the user's values on top. Raises UserError for an unknown name or a value out of range."""
+    if preset not in PRESETS:
+        raise UserError(
+            f"preset is {preset!r}, but must be one of {', '.join(PRESETS)}.", f"Use --preset {_nearest(preset, PRESETS)}.", "preset"
+        )
+    groups: dict[str, dict[str, Any]] = {}
+    for given, text in (*PRESETS[preset].items(), *overrides.items()):
+        option = options().get(given.replace("-", "_"))
+        if option is None:
+            raise UserError(f"There is no setting {given!r}.", f"Did you mean --{_nearest(given, options()).replace('_', '-')}?", "option")
+        value = parse_value(text, option.kind, option.flag[2:])
+        groups.setdefault(option.group, {})[option.name] = value
+    hints = typing.get_type_hints(JobConfig)
+    return JobConfig(**{group: hints[group](**values) for group, values in groups.items()})
+
+
+def config_to_json(config: JobConfig) -> dict[str, Any]:
+    return typing.cast(dict[str, Any], to_json(config))
+
+
+def config_from_json(data: dict[str, Any]) -> JobConfig:
+    return typing.cast(JobConfig, from_json(JobConfig, data))
+
+
+def default_text(option: Option, preset: str = "draft") -> str:
+    """The value that this preset gives, as a user would type it."""
+    return to_text(getattr(getattr(make_config(preset, {}), option.group), option.name))
+
+
+def check_request(request: JobRequest) -> JobConfig:
+    """Everything about a request that can be judged without the model. Returns its config. Raises UserError."""
+    check_text("prompt", request.prompt)
+    if not request.prompt.strip():
+        raise UserError("The prompt is empty.", 'Say what to make, for example "a red mug".', "prompt")
+    check_text("negative", request.negative)
+    if not 0 <= request.seed < 2**31:
+        raise UserError(f"seed is {request.seed}, but must lie in 0..{2**31 - 1}.", "Use --seed 0.", "option")
+    if not (request.device in ("auto", "cpu", "cuda") or request.device.startswith("cuda:") and request.device[5:].isdigit()):
+        raise UserError(f"device is {request.device!r}, but must be auto, cpu, cuda or cuda:N.", "Use --device auto.", "option")
+    if request.reference_image:
+        raise UserError("A reference image was given, but this version follows words only.", "Leave it out.", "option")
+    if request.start_mesh:
+        raise UserError("A mesh to start from was given, but this version starts from nothing only.", "Leave it out.", "option")
+    return make_config(request.preset, request.overrides)
+
+
+def check_text(name: str, text: str) -> None:
+    """Raise UserError if no text encoder could read this: too long, several lines, signs that are no letters."""
+    if len(text) > MAX_PROMPT_LETTERS:
+        raise UserError(
+            f"The {name} has {len(text):,} letters, but at most {MAX_PROMPT_LETTERS:,} are read.",
+            "Say it in one or two sentences.",
+            "prompt",
+        )
+    if any(sign in "\n\r\v\f\x85\u2028\u2029" for sign in text):
+        raise UserError(f"The {name} has a line break.", "Write it in one line.", "prompt")
+    for sign in text:
+        # So: emoji and pictures. Cs, Co, Cn: no characters at all. Cc, Cf: invisible control signs. Sk: emoji skin tones.
+        if unicodedata.category(sign) in ("So", "Sk", "Cs", "Co", "Cn", "Cc", "Cf"):
+            shown = sign if unicodedata.category(sign) == "So" else f"U+{ord(sign):04X}"
+            raise UserError(f"The {name} holds the sign {shown}, which no text encoder here reads.", "Say it in words.", "prompt")
+
+
+def _nearest(given: str, known: Mapping[str, object]) -> str:
+    found = difflib.get_close_matches(given.replace("-", "_"), known, n=1, cutoff=0.3)
+    return found[0] if found else next(iter(known))

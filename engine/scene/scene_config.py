@@ -1,0 +1,74 @@
+"""Where training looks from and how it is lit: the settings. No torch here, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.errors import UserError, check_interval, check_range
+from engine.schedule import Scheduled, check_scheduled
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CameraConfig:
+    """Where training cameras are drawn from. Distances are in world units, the object fits in a ball of radius 0.95."""
+
+    azimuth_deg: tuple[float, float] = (-180.0, 180.0)
+    """Lowest and highest azimuth. 0 is the front, 90 the object's left side. -180..180."""
+    elevation_deg: tuple[float, float] = (-15.0, 65.0)
+    """Lowest and highest elevation. 0 is the horizon, 90 looks straight down. -90..90."""
+    radius: tuple[float, float] = (2.75, 3.2)
+    """Nearest and farthest distance to the look-at point. 1.2..20."""
+    fov_y_deg: tuple[float, float] = (40.0, 40.0)
+    """Smallest and largest vertical field of view. 1..120."""
+    placement: Literal["stratified", "uniform"] = "stratified"
+    """How azimuths lie in a batch: one in each equal part of the circle, or anywhere."""
+    uniform_sphere_ratio: float = 0.0
+    """Part of the cameras whose direction is uniform on the sphere within the elevation limits, not uniform in angle. 0..1."""
+    position_jitter: float = 0.0
+    """Cameras are moved by up to half of this along each axis. 0..1."""
+    target_jitter: float = 0.0
+    """Standard deviation of the look-at point round the origin. 0..1."""
+    roll_deg: float = 0.0
+    """Standard deviation of the camera's roll. 0..45."""
+    progressive: Scheduled = 1.0
+    """Part of the angle ranges in use, growing from the front at 15 degrees elevation. 0..1, may be scheduled."""
+
+    def __post_init__(self) -> None:
+        check_interval("camera.azimuth-deg", self.azimuth_deg, -180, 180)
+        check_interval("camera.elevation-deg", self.elevation_deg, -90, 90)
+        check_interval("camera.radius", self.radius, 1.2, 20)
+        check_interval("camera.fov-y-deg", self.fov_y_deg, 1, 120)
+        check_range("camera.uniform-sphere-ratio", self.uniform_sphere_ratio, 0, 1)
+        check_range("camera.position-jitter", self.position_jitter, 0, 1)
+        check_range("camera.target-jitter", self.target_jitter, 0, 1)
+        check_range("camera.roll-deg", self.roll_deg, 0, 45)
+        check_scheduled("camera.progressive", self.progressive, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LightConfig:
+    """How the training renders are shaded. One directional light per view, drawn near the camera."""
+
+    textureless_ratio: Scheduled = 0.15
+    """Part of the steps that show shape alone, white under light. 0..1, may be scheduled."""
+    lambertian_ratio: Scheduled = 0.35
+    """Part of the steps that show colour under light; the rest shows bare colour. 0..1, may be scheduled."""
+    ambient_ratio: tuple[float, float] = (0.1, 0.6)
+    """Least and most ambient light of a lit step: 0 is light only, 1 is none. 0..1."""
+    spread: float = 1.0
+    """Standard deviation of the light's position round the camera, in world units. 0..10."""
+
+    def __post_init__(self) -> None:
+        check_scheduled("light.textureless-ratio", self.textureless_ratio, 0, 1)
+        check_scheduled("light.lambertian-ratio", self.lambertian_ratio, 0, 1)
+        check_interval("light.ambient-ratio", self.ambient_ratio, 0, 1)
+        check_range("light.spread", self.spread, 0, 10)
+        if isinstance(self.textureless_ratio, float) and isinstance(self.lambertian_ratio, float):
+            total = self.textureless_ratio + self.lambertian_ratio
+            if total > 1:
+                raise UserError(
+                    f"light.textureless-ratio and light.lambertian-ratio add up to {total:g}, but must not exceed 1.",
+                    f"Use --light.lambertian-ratio {1 - self.textureless_ratio:g}.",
+                    "option",
+                )

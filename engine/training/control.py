@@ -1,0 +1,77 @@
+"""What a user may ask of a running job, from another thread.
+
+Threads: the reader thread (or a signal handler) calls the asking methods; the training thread calls `wait_if_paused` and
+`take_view` and reads the flags between two steps. Each flag only ever rises, but for pause.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from engine.protocol import SetView
+
+
+class Control:
+    """Requests to a running job. Every method may be called from any thread and returns at once, but `wait_if_paused`."""
+
+    def __init__(self) -> None:
+        self._cancelled = threading.Event()
+        self._finishing = threading.Event()
+        self._running = threading.Event()
+        self._running.set()
+        self._view: SetView | None = None
+        self._view_is_new = False
+        self._lock = threading.Lock()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    @property
+    def finishing(self) -> bool:
+        return self._finishing.is_set()
+
+    @property
+    def paused(self) -> bool:
+        return not self._running.is_set()
+
+    def cancel(self) -> None:
+        """End without a result."""
+        self._cancelled.set()
+        self._running.set()
+
+    def finish(self) -> None:
+        """Stop training and make the mesh of what is there."""
+        self._finishing.set()
+        self._running.set()
+
+    def pause(self) -> None:
+        if not (self.cancelled or self.finishing):
+            self._running.clear()
+
+    def resume(self) -> None:
+        self._running.set()
+
+    def set_view(self, view: SetView) -> None:
+        with self._lock:
+            self._view, self._view_is_new = view, True
+
+    def view(self) -> SetView | None:
+        """The view that previews shall show; None: a turntable."""
+        with self._lock:
+            return self._view
+
+    def view_changed(self) -> bool:
+        """Whether the view was set since the last call."""
+        with self._lock:
+            new, self._view_is_new = self._view_is_new, False
+            return new
+
+    def wait_if_paused(self) -> float:
+        """Returns when the job is not paused; how many seconds that took."""
+        if self._running.is_set():
+            return 0.0
+        start = time.monotonic()
+        self._running.wait()
+        return time.monotonic() - start

@@ -1,0 +1,110 @@
+"""The loop round the training step: pace, requests from outside, collapse, previews and checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.training.collapse import DivergedError, collapse_of, collapsed_error
+from engine.training.control import Control
+from engine.training.trainer import Trainer
+
+# Share of a step's time that does not grow with the number of rays (model, optimizer). Only for the guess of the end.
+FIXED_SHARE = 0.6
+# How far a new measurement moves the shown seconds per step.
+PACE_BLEND = 0.1
+
+
+class CancelledError(Exception):
+    """The user ended the job."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls, all from the training thread."""
+
+    progress: Callable[[int, int, float, float], None]
+    """Steps done, steps in all, seconds per step, seconds until training ends."""
+    preview: Callable[[], None]
+    checkpoint: Callable[[], None]
+    warn: Callable[[str], None]
+
+
+def train(trainer: Trainer, control: Control, hooks: Hooks, *, seed: int = 0) -> None:
+    """Train until the last step, `control.finish` or `control.cancel`. Raises CancelledError, UserError."""
+    cfg = trainer.config.training
+    pace = Pace(trainer)
+    last_preview, last_checkpoint = float("-inf"), time.monotonic()
+    while trainer.step < trainer.n_steps and not control.finishing:
+        if control.cancelled:
+            hooks.checkpoint()
+            raise CancelledError
+        paused_s = control.wait_if_paused()
+        last_checkpoint += paused_s
+        if paused_s:
+            continue
+        pace.start()
+        try:
+            report = trainer.train_step()
+            collapse = ""
+            if trainer.step % cfg.check_every == 0:
+                collapse = collapse_of(report.mean_opacity.item(), trainer.step, trainer.n_steps)  # waits for the GPU
+        except DivergedError as error:
+            if trainer.restarts >= cfg.restarts:
+                raise
+            collapse = error.text
+        if collapse:
+            _restart(trainer, collapse, hooks, seed)
+            continue
+        pace.stop()
+        hooks.progress(trainer.step, trainer.n_steps, pace.seconds_per_step, pace.eta_s())
+        now = time.monotonic()
+        # Between two pictures nothing happens, but when the user moves the view it shall follow at once.
+        if cfg.preview_every_s and (control.view_changed() or now - last_preview >= cfg.preview_every_s):
+            hooks.preview()
+            last_preview = time.monotonic()
+        if now - last_checkpoint >= cfg.checkpoint_every_s:
+            hooks.checkpoint()
+            last_checkpoint = time.monotonic()
+    if control.cancelled:
+        hooks.checkpoint()
+        raise CancelledError
+
+
+def _restart(trainer: Trainer, collapse: str, hooks: Hooks, seed: int) -> None:
+    if trainer.restarts >= trainer.config.training.restarts:
+        raise collapsed_error(collapse, trainer.step, seed)
+    hooks.warn(f"The object came out {collapse} (step {trainer.step}). Starting again with gentler settings.")
+    trainer.restart(collapse)
+
+
+class Pace:
+    """How long a step takes and how long the rest will, though later steps render more rays."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.seconds_per_step = 0.0
+        self._started = 0.0
+        costs = [self._rays(step) for step in range(trainer.n_steps)]
+        base = costs[0] if costs else 1.0
+        self._costs = [FIXED_SHARE + (1 - FIXED_SHARE) * cost / base for cost in costs]
+        self._seconds_per_cost = 0.0
+
+    def _rays(self, step: int) -> float:
+        n_views, size = self.trainer.views(step)
+        return float(n_views * size * size)
+
+    def start(self) -> None:
+        self._started = time.monotonic()
+
+    def stop(self) -> None:
+        """Call after a step; the step is counted."""
+        taken = time.monotonic() - self._started
+        cost = self._costs[self.trainer.step - 1]
+        blend = PACE_BLEND if self.seconds_per_step else 1.0
+        self.seconds_per_step += blend * (taken - self.seconds_per_step)
+        self._seconds_per_cost += blend * (taken / cost - self._seconds_per_cost)
+
+    def eta_s(self) -> float:
+        return sum(self._costs[self.trainer.step :]) * self._seconds_per_cost

@@ -1,0 +1,242 @@
+"""The training step: what a field, a renderer and a teacher do together. The loop round it is in loop.py.
+
+Shapes: B views of a step, H = W pixels, M packed samples, R = B*H*W rays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from engine.config import JobConfig
+from engine.errors import UserError
+from engine.fields.field import RadianceField, make_field
+from engine.rendering.occupancy import OccupancyGrid
+from engine.rendering.render import RenderOutput, render, render_image
+from engine.scene.cameras import Cameras, camera_rays
+from engine.scene.sampling import sample_cameras, sample_lights
+from engine.schedule import scheduled
+from engine.training.adan import Adan
+from engine.training.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
+from engine.training.collapse import diverged_error
+from engine.training.ema import Ema
+from engine.training.losses import entropy_loss, is_finite, opacity_loss, orientation_loss, tv_loss
+
+# The box is [-1, 1]^3; a ray crosses at most its diagonal, usually about one side.
+BOX_SIDE = 2.0
+# What a restart after a collapse changes: smaller steps, nothing that pushes the object away.
+GENTLER_RATE = 0.5
+
+
+class Teacher(Protocol):
+    """What pulls renders towards the prompt: a diffusion model, or an oracle in tests."""
+
+    def loss(self, images: Tensor, cameras: Cameras, shading: str, step: int, n_steps: int, generator: torch.Generator) -> Tensor:
+        """Scalar whose gradient flows into `images` [B, H, W, 3]."""
+
+
+def _adam(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+    # DreamFusion-like fields need a short memory of the squared gradient: it falls a hundredfold over a run.
+    return torch.optim.Adam(groups, lr=lr, betas=(0.9, 0.99), eps=1e-15)
+
+
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], float], torch.optim.Optimizer]] = {"adam": _adam, "adan": Adan}
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step saw. Values stay on the device until somebody looks."""
+
+    loss: Tensor
+    guidance_loss: Tensor
+    mean_opacity: Tensor
+
+
+class Trainer:
+    """Everything that changes during a run: field, averaged field, occupancy, optimizer, generators, step."""
+
+    def __init__(self, config: JobConfig, seed: int, device: torch.device, teacher: Teacher) -> None:
+        self.config = config
+        self.device = device
+        self.teacher = teacher
+        self.generator = torch.Generator().manual_seed(seed)  # cameras, lights, backgrounds: the same on every device
+        self.device_generator = torch.Generator(device=device).manual_seed(seed)  # noise, timesteps, places on rays
+        self.restarts = 0
+        self.restart_reason = ""
+        self._begin()
+
+    def _begin(self) -> None:
+        cfg = self.config
+        self.step = 0
+        self.field: RadianceField = make_field(cfg.field, self.generator).to(self.device)
+        self.ema = Ema(self.field, cfg.training.ema_decay)
+        self.occupancy = OccupancyGrid(cfg.render.occupancy_resolution).to(self.device)
+        self.optimizer = OPTIMIZERS[cfg.optimizer.method](self.field.parameter_groups(1.0), 1.0)
+        # parameter_groups(1.0) leaves each group its factor; the scheduled rate multiplies it at every step.
+        self._factors = [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    @property
+    def n_steps(self) -> int:
+        return self.config.training.n_steps
+
+    def at(self, value: float | tuple[float, ...]) -> float:
+        """A scheduled setting at this step."""
+        return scheduled(value, self.step, self.n_steps)
+
+    def restart(self, reason: str) -> None:
+        """Begin again after a collapse, gently, with other random draws."""
+        self.restarts += 1
+        self.restart_reason = reason
+        self._begin()
+
+    def views(self, step: int) -> tuple[int, int]:
+        """Batch size and picture size in pixels at `step`."""
+        cfg = self.config
+        size = 8 * round(scheduled(cfg.render.size_px, step, self.n_steps) / 8)
+        return max(1, round(scheduled(cfg.training.batch_size, step, self.n_steps))), max(16, size)
+
+    def train_step(self) -> StepReport:
+        """One optimizer update. Raises DivergedError."""
+        cfg = self.config
+        n_views, size = self.views(self.step)
+        self._set_level()
+        if self.step % cfg.render.occupancy_every == 0:
+            with torch.no_grad():
+                self.occupancy.update(self.field.density, self.step, self.device_generator)
+
+        cameras = sample_cameras(cfg.camera, n_views, self.step, self.n_steps, generator=self.generator)  # 1. where to look from
+        shading, ambient_ratio = self._draw_shading()
+        light = sample_lights(cfg.light, cameras, generator=self.generator).to(self.device)
+        cameras = cameras.to(self.device)
+        out = render(  # 2. image [B, H, W, 3]
+            self.field,
+            cameras,
+            size,
+            size,
+            self.occupancy,
+            step_size=self.step_size,
+            background=self._background(cameras, size),
+            shading=shading,
+            ambient_ratio=ambient_ratio,
+            light_direction=light,
+            generator=self.device_generator,
+        )
+        guidance_loss = self.teacher.loss(out.image, cameras, shading, self.step, self.n_steps, self.device_generator)  # 3.
+        loss = cfg.guidance.weight * guidance_loss + self._regularisers(out)  # 4.
+        self.optimizer.zero_grad(set_to_none=True)  # 5.
+        loss.backward()
+        self._check(loss)  # before the optimizer, which would keep a NaN for ever
+        self._set_rate()
+        self.optimizer.step()
+        self.ema.update(self.field, self.step)
+        self.step += 1
+        return StepReport(loss.detach(), guidance_loss.detach(), out.opacity.detach().mean())
+
+    @property
+    def step_size(self) -> float:
+        """Length of a sample in world units."""
+        return BOX_SIDE / self.config.render.n_samples
+
+    def _set_level(self) -> None:
+        level = self.at(self.config.training.max_level)
+        self.field.max_level = level
+        self.ema.module.max_level = level
+
+    def _set_rate(self) -> None:
+        cfg = self.config.optimizer
+        rate = self.at(cfg.learning_rate) * min(1.0, (self.step + 1) / (cfg.warm_up_steps + 1)) * GENTLER_RATE**self.restarts
+        for factor, group in zip(self._factors, self.optimizer.param_groups):
+            group["lr"] = rate * factor
+        if cfg.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self.field.parameters(), cfg.max_grad_norm)
+
+    def _draw_shading(self) -> tuple[str, float]:
+        cfg = self.config.light
+        draw, ambient = torch.rand(2, generator=self.generator).tolist()
+        low, high = cfg.ambient_ratio
+        textureless = self.at(cfg.textureless_ratio)
+        if draw < textureless:
+            return "textureless", low + (high - low) * ambient
+        if draw < textureless + self.at(cfg.lambertian_ratio):
+            return "lambertian", low + (high - low) * ambient
+        return "albedo", 1.0
+
+    def _background(self, cameras: Cameras, size: int) -> Tensor:
+        """[B, H, W, 3], or [B, 3] for one colour a view."""
+        cfg, n = self.config.render, len(cameras)
+        color = torch.rand(n, 1 if cfg.gray_background else 3, generator=self.generator).expand(n, 3).to(self.device)
+        use_learned = torch.rand(n, generator=self.generator) < {"random": 0.0, "learned": 1.0, "mixed": 0.5}[cfg.background]
+        if not bool(use_learned.any()):
+            return color
+        _, directions = camera_rays(cameras, size, size)
+        learned = self.field.background(directions).view(n, size, size, 3)
+        return torch.where(use_learned.to(self.device)[:, None, None, None], learned, color[:, None, None, :])
+
+    def _regularisers(self, out: RenderOutput) -> Tensor:
+        cfg = self.config.loss
+        loss = out.image.new_zeros(())
+        if (weight := self.at(cfg.lambda_opacity)) > 0 and not self.restarts:
+            loss = loss + weight * opacity_loss(out.opacity)
+        if (weight := self.at(cfg.lambda_entropy)) > 0:
+            loss = loss + weight * entropy_loss(out.opacity)
+        if (weight := self.at(cfg.lambda_tv)) > 0:
+            loss = loss + weight * tv_loss(out.opacity)
+        if (weight := self.at(cfg.lambda_orientation)) > 0 and out.normals is not None:
+            loss = loss + weight * orientation_loss(out.weights, out.normals, out.rays_d[out.ray_indices], out.rays_d.shape[0])
+        return loss
+
+    def _check(self, loss: Tensor) -> None:
+        if self.device.type == "cpu" or self.step % self.config.training.check_every == 0:  # a wait for the GPU
+            gradients = [p.grad for p in self.field.parameters() if p.grad is not None]
+            total = torch.stack(torch._foreach_norm(gradients)).sum() if gradients else loss
+            if not is_finite(loss, total):
+                raise diverged_error("the gradient", self.step, None)
+
+    @torch.no_grad()
+    def picture(self, cameras: Cameras, height: int, width: int, *, shading: str = "albedo") -> RenderOutput:
+        """The averaged field through `cameras`, over white, the same every time."""
+        background = torch.ones(len(cameras), 3, device=self.device)
+        return render_image(
+            self.ema.module,
+            cameras.to(self.device),
+            height,
+            width,
+            self.occupancy,
+            step_size=self.step_size / 2,
+            background=background,
+            shading=shading,
+            ambient_ratio=1.0,
+            light_direction=None,
+        )
+
+    def checkpoint(self) -> Checkpoint:
+        """All that the next step depends on."""
+        parts = {
+            "field": dict(self.field.state_dict()),
+            "ema": dict(self.ema.module.state_dict()),
+            "optimizer": optimizer_tensors(self.optimizer),
+            "occupancy": dict(self.occupancy.state_dict()),
+            "generators": {"host": self.generator.get_state(), "device": self.device_generator.get_state()},
+        }
+        meta = {"step": self.step, "restarts": self.restarts, "restart_reason": self.restart_reason, "device": self.device.type}
+        return Checkpoint(parts, meta)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue exactly where `checkpoint` was taken. Raises UserError."""
+        parts, meta = checkpoint.parts, checkpoint.meta
+        try:
+            self.field.load_state_dict(parts["field"])
+            self.ema.module.load_state_dict(parts["ema"])
+            self.occupancy.load_state_dict(parts["occupancy"])
+            restore_optimizer(self.optimizer, parts["optimizer"])
+            self.generator.set_state(parts["generators"]["host"])
+            if meta["device"] == self.device.type:
+                self.device_generator.set_state(parts["generators"]["device"])
+            self.step, self.restarts, self.restart_reason = meta["step"], meta["restarts"], meta["restart_reason"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError("The checkpoint does not fit this job's settings.", "Start again in another folder.", "checkpoint") from error
+        self._set_level()

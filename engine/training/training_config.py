@@ -1,0 +1,140 @@
+"""How a run is trained: the settings. No torch here, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.errors import UserError, check_range
+from engine.schedule import Scheduled, check_scheduled
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderConfig:
+    """How training views are rendered."""
+
+    size_px: Scheduled = (0.0, 32.0, 0.35, 32.0, 0.35, 48.0, 0.65, 48.0, 0.65, 64.0)
+    """Width and height of a training view, rounded to a multiple of 8. 16..512, may be scheduled."""
+    n_samples: int = 48
+    """Places on a ray across the box where the field may be asked; empty space is skipped. 8..1024."""
+    occupancy_resolution: int = 48
+    """Cells per axis of the grid that remembers empty space. 16..256."""
+    occupancy_every: int = 8
+    """Steps between two looks at which space is empty. 1..1000."""
+    background: Literal["random", "learned", "mixed"] = "random"
+    """What stands behind the object: one random colour per view, a learned surrounding, or half of the views each."""
+    gray_background: bool = False
+    """Draw gray backgrounds only, so that no colour can hide in them."""
+
+    def __post_init__(self) -> None:
+        check_scheduled("render.size-px", self.size_px, 16, 512)
+        check_range("render.n-samples", self.n_samples, 8, 1024)
+        check_range("render.occupancy-resolution", self.occupancy_resolution, 16, 256)
+        check_range("render.occupancy-every", self.occupancy_every, 1, 1000)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuidanceConfig:
+    """How the diffusion model's opinion becomes a gradient."""
+
+    method: str = "image-target"
+    """Row of the guidance table: sds, image-target, ..."""
+    guidance_scale: Scheduled = 10.0
+    """Classifier-free guidance s in eps_uncond + s (eps_text - eps_uncond); 1 is none. 0..200, may be scheduled."""
+    rescale: float = 0.5
+    """How far the guided picture is scaled back to the contrast of the unguided one; image-target only. 0..1."""
+    weight: float = 1.0
+    """Multiplies the guidance loss. 0..1e4."""
+    t_low: Scheduled = 0.02
+    """Lowest noise level to draw, as a fraction of the model's steps. 0..1, may be scheduled."""
+    t_high: Scheduled = (0.0, 0.98, 1.0, 0.5)
+    """Highest noise level to draw, as a fraction of the model's steps. 0..1, may be scheduled."""
+    annealing: Literal["uniform", "linear", "sqrt"] = "uniform"
+    """How noise levels are drawn: anywhere between t-low and t-high, or falling with the run."""
+    view_prompts: Literal["interpolated", "named", "off"] = "interpolated"
+    """How a camera gets its words: blended between the named views, the nearest view's, or none."""
+
+    def __post_init__(self) -> None:
+        check_scheduled("guidance.guidance-scale", self.guidance_scale, 0, 200)
+        check_range("guidance.rescale", self.rescale, 0, 1)
+        check_range("guidance.weight", self.weight, 0, 1e4)
+        check_scheduled("guidance.t-low", self.t_low, 0, 1)
+        check_scheduled("guidance.t-high", self.t_high, 0, 1)
+        if isinstance(self.t_low, float) and isinstance(self.t_high, float) and self.t_low > self.t_high:
+            raise UserError(
+                f"guidance.t-low is {self.t_low:g}, but must not exceed guidance.t-high, which is {self.t_high:g}.",
+                f"Use --guidance.t-high {min(1.0, self.t_low + 0.2):g}.",
+                "option",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """How parameters move."""
+
+    method: Literal["adam", "adan"] = "adam"
+    """Row of the optimizer table."""
+    learning_rate: Scheduled = (0.0, 0.01, 1.0, 0.003)
+    """Base rate; a field's parts have their own factors on top. 1e-6..1, may be scheduled."""
+    warm_up_steps: int = 20
+    """Steps over which the rate rises from nothing. 0..10000."""
+    max_grad_norm: float = 0.0
+    """Gradients longer than this are cut to it; 0 leaves them. 0..1e6."""
+
+    def __post_init__(self) -> None:
+        check_scheduled("optimizer.learning-rate", self.learning_rate, 1e-6, 1)
+        check_range("optimizer.warm-up-steps", self.warm_up_steps, 0, 10000)
+        check_range("optimizer.max-grad-norm", self.max_grad_norm, 0, 1e6)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """Weights of the losses beside the guidance. Each loss is a mean, so a weight means the same at every resolution."""
+
+    lambda_opacity: Scheduled = 0.0
+    """Against haze and floaters: mean sqrt(opacity^2 + 0.01). 0..1e4, may be scheduled."""
+    lambda_entropy: Scheduled = 0.0
+    """For pixels that are either covered or not: mean binary entropy of the opacity. 0..1e4, may be scheduled."""
+    lambda_orientation: Scheduled = 0.0
+    """Against surfaces that face away from the camera that sees them; only on lit steps. 0..1e4, may be scheduled."""
+    lambda_tv: Scheduled = 0.0
+    """For smooth pictures of the opacity: mean squared difference of neighbouring pixels. 0..1e4, may be scheduled."""
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            check_scheduled("loss." + name.replace("_", "-"), getattr(self, name), 0, 1e4)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """How long, how many views, what is kept."""
+
+    n_steps: int = 300
+    """Steps of the run. 1..1000000."""
+    batch_size: Scheduled = (0.0, 4.0, 0.65, 4.0, 0.65, 3.0)
+    """Views of a step. 1..64, may be scheduled."""
+    max_level: Scheduled = (0.0, 0.5, 0.5, 1.0)
+    """Part of the field's levels that are open, from coarse to fine. 0..1, may be scheduled."""
+    ema_decay: float = 0.95
+    """How slowly the averaged field that previews and the mesh use follows the trained one. 0..0.9999."""
+    check_every: int = 25
+    """Steps between two looks for NaN and collapse. 1..10000."""
+    checkpoint_every_s: float = 20.0
+    """Seconds between two checkpoints; the last two are kept. 1..86400."""
+    preview_every_s: float = 5.0
+    """Seconds between two preview pictures; 0 makes none. 0..86400."""
+    preview_size_px: int = 96
+    """Width and height of a preview. 32..1024."""
+    restarts: int = 1
+    """How often a collapsed run starts again with gentler settings. 0..3."""
+
+    def __post_init__(self) -> None:
+        check_range("training.n-steps", self.n_steps, 1, 1_000_000)
+        check_scheduled("training.batch-size", self.batch_size, 1, 64)
+        check_scheduled("training.max-level", self.max_level, 0, 1)
+        check_range("training.ema-decay", self.ema_decay, 0, 0.9999)
+        check_range("training.check-every", self.check_every, 1, 10000)
+        check_range("training.checkpoint-every-s", self.checkpoint_every_s, 1, 86400)
+        check_range("training.preview-every-s", self.preview_every_s, 0, 86400)
+        check_range("training.preview-size-px", self.preview_size_px, 32, 1024)
+        check_range("training.restarts", self.restarts, 0, 3)
