@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from engine.toybox.prop import Kind
-from engine.toybox.props import kitchen
+from engine.toybox.props import home, kitchen, vehicles
 
-KINDS: dict[str, Kind] = {kind.noun: kind for kind in (*kitchen.KINDS,)}
+KINDS: dict[str, Kind] = {kind.noun: kind for kind in (*kitchen.KINDS, *home.KINDS, *vehicles.KINDS)}

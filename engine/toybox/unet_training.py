@@ -1,0 +1,278 @@
+"""Step 2 of training Toybox: text encoder and U-Net together, on latents of freshly dressed pictures.
+
+v-prediction (2202.00512) with min-SNR weights (2303.09556, gamma 5). The text embedding of a picture is the blend of its
+view prompts' embeddings by `view_weights`, exactly as `engine.scene.view_prompts` blends them in a run.
+
+Shapes: B pictures, C h w latents, P different prompts of a batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from engine.toybox.models import BOS, EOS, LATENT_CHANNELS, make_scheduler, make_text_encoder, make_tokenizer, make_unet
+from engine.toybox.pictures import Pictures, Worded
+from engine.toybox.prompts import draw_subject, full_prompt, vocabulary
+from engine.toybox.props import KINDS
+from engine.toybox.sheets import save_sheet
+
+MIN_SNR_GAMMA = 5.0
+POOL_SIZE = 24_000
+POOL_START = 2_000
+FRESH_PER_STEP = 10
+EMA_DECAY = 0.999
+
+
+@dataclass
+class Toybox:
+    """The five parts of the model, as Stable Diffusion has them."""
+
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    scheduler: DDIMScheduler
+
+    @staticmethod
+    def new(vae_folder: Path, folder: Path) -> Toybox:
+        rng = random.Random(0)
+        corpus = [draw_subject(kind, rng).prompt for kind in KINDS.values() for _ in range(300)]
+        views = ("front", "left side", "right side", "side", "back", "overhead", "bottom")
+        corpus += [full_prompt("", words, view) for words in ("unlit", "clay") for view in views] * 200
+        tokenizer = make_tokenizer(corpus, folder / "tokenizer")
+        ids = tokenizer.get_vocab()
+        text_encoder = make_text_encoder(len(ids), ids[BOS], ids[EOS])
+        return Toybox(tokenizer, text_encoder, make_unet(), AutoencoderKL.from_pretrained(str(vae_folder)), make_scheduler())
+
+    @staticmethod
+    def load(folder: Path) -> Toybox:
+        return Toybox(
+            CLIPTokenizer.from_pretrained(str(folder / "tokenizer")),
+            CLIPTextModel.from_pretrained(str(folder / "text_encoder"), dtype=torch.float32),
+            UNet2DConditionModel.from_pretrained(str(folder / "unet"), torch_dtype=torch.float32),
+            AutoencoderKL.from_pretrained(str(folder / "vae"), torch_dtype=torch.float32),
+            DDIMScheduler.from_pretrained(str(folder / "scheduler")),
+        )
+
+    def save(self, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
+        """Write the diffusers folder; `model_index.json` makes StableDiffusionPipeline accept it. Parts keep their dtype in memory."""
+        for name in ("text_encoder", "unet", "vae"):
+            part = getattr(self, name)
+            state = {key: value.to(dtype).contiguous() for key, value in part.state_dict().items() if value.is_floating_point()}
+            part.save_config(str(folder / name)) if name != "text_encoder" else part.config.save_pretrained(str(folder / name))
+            file = "model.safetensors" if name == "text_encoder" else "diffusion_pytorch_model.safetensors"
+            partial = folder / name / (file + ".partial")
+            save_file(state, str(partial), metadata={"format": "pt"})
+            os.replace(partial, folder / name / file)
+        self.tokenizer.save_pretrained(str(folder / "tokenizer"))
+        self.scheduler.save_pretrained(str(folder / "scheduler"))
+        index = {
+            "_class_name": "StableDiffusionPipeline",
+            "feature_extractor": [None, None],
+            "image_encoder": [None, None],
+            "safety_checker": [None, None],
+            "requires_safety_checker": False,
+            "scheduler": ["diffusers", "DDIMScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        }
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+        (folder / "vocabulary.json").write_text(json.dumps(vocabulary(KINDS), indent=1), encoding="utf-8")
+
+    def embed(self, worded: list[Worded]) -> Tensor:
+        """Blended embeddings [B, tokens, dim] of B pictures."""
+        prompts = sorted({prompt for words in worded for prompt, _ in words})
+        ids = self.tokenizer(prompts, padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length, return_tensors="pt")
+        hidden = self.text_encoder(ids.input_ids).last_hidden_state  # [P, tokens, dim]
+        column = {prompt: i for i, prompt in enumerate(prompts)}
+        blend = torch.zeros(len(worded), len(prompts))
+        for row, words in enumerate(worded):
+            for prompt, weight in words:
+                blend[row, column[prompt]] += weight
+        return torch.einsum("bp,ptd->btd", blend, hidden.float())
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents of images [B, H, W, 3] in [0, 1]."""
+        pixels = (images.permute(0, 3, 1, 2) * 2 - 1).contiguous(memory_format=torch.channels_last)
+        return self.vae.encode(pixels).latent_dist.mean * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def sample(self, worded: list[Worded], *, steps: int = 20, guidance_scale: float = 3.0, seed: int = 0) -> Tensor:
+        """DDIM samples [B, H, W, 3] in [0, 1]."""
+        text = self.embed(worded)
+        empty = self.embed([[("", 1.0)]]).expand_as(text)
+        both = torch.cat([empty, text])
+        size = self.unet.config.sample_size
+        latents = torch.randn((len(worded), LATENT_CHANNELS, size, size), generator=torch.Generator().manual_seed(seed))
+        self.scheduler.set_timesteps(steps)
+        for t in self.scheduler.timesteps:
+            uncond, cond = self.unet(torch.cat([latents, latents]), t, both).sample.float().chunk(2)
+            latents = self.scheduler.step(uncond + guidance_scale * (cond - uncond), t, latents).prev_sample
+        images = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        return (images.permute(0, 2, 3, 1) + 1) / 2
+
+
+class LatentPool:
+    """Encoded pictures with their words; a few fresh ones replace the oldest at every step, so encoding costs little."""
+
+    def __init__(self, toybox: Toybox, pictures: Pictures) -> None:
+        self.toybox, self.pictures = toybox, pictures
+        self.latents: list[Tensor] = []
+        self.worded: list[Worded] = []
+        self._next = 0
+
+    def add(self, n: int) -> None:
+        batch = self.pictures.draw(n)
+        for latents, words in zip(self.toybox.encode(batch.images), batch.worded):
+            if len(self.latents) < POOL_SIZE:
+                self.latents.append(latents)
+                self.worded.append(words)
+            else:
+                self.latents[self._next], self.worded[self._next] = latents, words
+                self._next = (self._next + 1) % POOL_SIZE
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, list[Worded]]:
+        rows = torch.randint(len(self.latents), (n,), generator=generator).tolist()
+        return torch.stack([self.latents[i] for i in rows]), [self.worded[i] for i in rows]
+
+
+def v_loss(toybox: Toybox, latents: Tensor, embeds: Tensor, alphas_cumprod: Tensor, generator: torch.Generator) -> Tensor:
+    """Min-SNR weighted loss of the velocity alpha * noise - sigma * latents."""
+    n = len(latents)
+    # One draw from each of n equal slices of the schedule: less variance than n independent draws.
+    slices = (torch.arange(n) + torch.rand(n, generator=generator)) / n
+    timesteps = (slices * len(alphas_cumprod)).long()
+    alpha_bar = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    noise = torch.randn(latents.shape, generator=generator)
+    noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
+    velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
+    predicted = toybox.unet(noisy.contiguous(memory_format=torch.channels_last), timesteps, embeds).sample.float()
+    snr = (alpha_bar / (1 - alpha_bar).clamp_min(1e-8)).flatten()
+    weight = snr.clamp_max(MIN_SNR_GAMMA) / (snr + 1)
+    # With zero terminal SNR the weight would vanish where sampling begins; a floor keeps the first step taught.
+    return (weight.clamp_min(0.05) * (predicted - velocity).square().mean(dim=(1, 2, 3))).mean()
+
+
+def trained_parameters(toybox: Toybox) -> dict[str, torch.nn.Parameter]:
+    named = {f"unet.{name}": p for name, p in toybox.unet.named_parameters()}
+    return named | {f"text_encoder.{name}": p for name, p in toybox.text_encoder.named_parameters()}
+
+
+def sample_sheet(toybox: Toybox, path: Path, *, seed: int = 7) -> None:
+    """48 samples: the first kinds in four views each, in cycling colours."""
+    rng = random.Random(seed)
+    views = ("front", "left side", "back", "overhead")
+    subjects = [draw_subject(kind, rng).prompt for kind in list(KINDS.values())[::4]][:12]
+    worded: list[Worded] = [[(full_prompt(prompt, "", view), 1.0)] for prompt in subjects for view in views]
+    save_sheet(path, toybox.sample(worded), columns=8)
+    print(json.dumps({"sheet": subjects}), flush=True)
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.manual_seed(0)
+    state_file = args.out / "state.safetensors"
+    toybox = Toybox.load(args.out) if (args.out / "model_index.json").exists() else Toybox.new(args.vae, args.out)
+    toybox.vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    toybox.unet.train().to(memory_format=torch.channels_last)
+    parameters = trained_parameters(toybox)
+    if state_file.exists():  # the running weights; the folder itself holds their average
+        for name, value in load_file(str(state_file)).items():
+            parameters[name].data.copy_(value)
+    average = {name: p.detach().clone() for name, p in parameters.items()}
+    optimizer = torch.optim.AdamW(parameters.values(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01)
+    generator = torch.Generator().manual_seed(int(time.time()))
+    pool = LatentPool(toybox, Pictures(args.data, seed=int(time.time()) % 100_000))
+    while len(pool.latents) < POOL_START:
+        pool.add(50)
+    alphas_cumprod = toybox.scheduler.alphas_cumprod
+    began = last_save = time.monotonic()
+    running = 0.0
+    step = 0
+    while True:
+        share = (time.monotonic() - began) / args.seconds
+        if share >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * min(1.0, (step + 1) / 200) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * share)))
+        pool.add(FRESH_PER_STEP)
+        latents, worded = pool.draw(args.batch, generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            loss = v_loss(toybox, latents, toybox.embed(worded), alphas_cumprod, generator)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(list(parameters.values()), 1.0)
+        optimizer.step()
+        decay = min(EMA_DECAY, (step + 1) / (step + 10))
+        torch._foreach_lerp_(list(average.values()), [p.data for p in parameters.values()], 1 - decay)
+        running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
+        if step % 50 == 0:
+            print(json.dumps({"step": step, "s": round(time.monotonic() - began), "loss": round(running, 4)}), flush=True)
+        step += 1
+        if time.monotonic() - last_save > args.save_every:
+            save(toybox, args.out, parameters, average)
+            sample_sheet_of_average(toybox, args.out, parameters, average)
+            pool.pictures.refresh()
+            last_save = time.monotonic()
+    save(toybox, args.out, parameters, average)
+    sample_sheet_of_average(toybox, args.out, parameters, average)
+
+
+def _swap(parameters: dict[str, torch.nn.Parameter], values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Put these values into the parameters; returns what was there."""
+    before = {name: p.data.clone() for name, p in parameters.items()}
+    for name, p in parameters.items():
+        p.data.copy_(values[name])
+    return before
+
+
+def save(toybox: Toybox, out: Path, parameters: dict[str, torch.nn.Parameter], average: dict[str, Tensor]) -> None:
+    running = _swap(parameters, average)
+    toybox.save(out)
+    partial = out / "state.partial"
+    save_file({name: value.contiguous() for name, value in running.items()}, str(partial))
+    os.replace(partial, out / "state.safetensors")
+    _swap(parameters, running)
+
+
+def sample_sheet_of_average(toybox: Toybox, out: Path, parameters: dict[str, torch.nn.Parameter], average: dict[str, Tensor]) -> None:
+    running = _swap(parameters, average)
+    toybox.unet.eval()
+    sample_sheet(toybox, out / "sheet.png")
+    toybox.unet.train()
+    _swap(parameters, running)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train Toybox's text encoder and U-Net.")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--vae", type=Path, help="folder of the trained autoencoder; not needed to resume")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, required=True, help="length of the learning rate's cosine, by the clock")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=6e-4)
+    parser.add_argument("--save-every", type=float, default=300.0, help="seconds between checkpoints")
+    parser.add_argument("--bf16", action="store_true", help="worth it on processors with AMX or AVX512-BF16 only")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    train(args)
+
+
+if __name__ == "__main__":
+    main()
