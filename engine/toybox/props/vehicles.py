@@ -112,8 +112,8 @@ def boat(v: Variation) -> Prop:
     rake = prism([(stern + 0.1, 0.1), (stern - 0.15, -0.5), (-bow + 0.4, -0.5), (-bow - 0.1, 0.1)], 2, axis="x")
     hull = intersect(prism(_plan(w, stern, bow), 0.27, center=(0, 0, -0.25), axis="z"), section, rake)
     well = prism(_plan(w - 0.14, stern - 0.14, bow - 0.22), 0.1, center=(0, 0, 0.1), axis="z")
-    gunwale = subtract(prism(_plan(w + 0.03, stern + 0.03, bow + 0.05), 0.085, center=(0, 0, 0.085), axis="z"), well)
-    deck = prism(_plan(w - 0.1, stern - 0.1, bow - 0.18), 0.05, center=(0, 0, 0.03), axis="z")
+    gunwale = subtract(prism(_plan(w + 0.03, stern + 0.03, bow + 0.05), 0.065, center=(0, 0, 0.065), axis="z"), well)
+    deck = prism(_plan(w - 0.1, stern - 0.1, bow - 0.18), 0.05, center=(0, 0, 0.01), axis="z")
     cabin = box((0.31, 0.36, 0.26), center=(0, 0.15, 0.3), round=0.04)
     roof = box((0.37, 0.43, 0.05), center=(0, 0.15, 0.58), round=0.03)
     panes = union(
