@@ -1,0 +1,55 @@
+"""Deterministic DDIM (2010.02502, eq. 12 with sigma 0) through given noise levels, and plain sampling with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engine.guidance.denoiser import Denoiser
+from engine.guidance.distillation import classifier_free, draw_noise, predict_both, rescale
+from engine.scene.view_prompts import PromptEmbeds
+
+
+@torch.no_grad()
+def denoise(
+    denoiser: Denoiser, noisy: Tensor, levels: Sequence[Tensor], prompt: PromptEmbeds, *, guidance_scale: float, rescale_phi: float = 0.0
+) -> Tensor:
+    """Walk noisy latents down the noise levels and return the clean latents found at the last.
+
+    At each level x0 = rescaled(x0_neg + s (x0_text - x0_neg)) and epsilon likewise; the next level's latents are
+    sqrt(alpha_bar') x0 + sqrt(1 - alpha_bar') epsilon. One level is the plain x0 estimate.
+
+    Args:
+        noisy: [B, C, h, w] float32 at levels[0].
+        levels: timesteps [B] int64 each, falling.
+    Returns: [B, C, h, w] float32, without gradient.
+    """
+    clean = noisy
+    for i, level in enumerate(levels):
+        (noise_text, clean_text), (noise_uncond, clean_uncond) = predict_both(denoiser, noisy, level, prompt)
+        clean = rescale(classifier_free(clean_text, clean_uncond, guidance_scale), clean_text, rescale_phi)
+        if i + 1 < len(levels):
+            noise = classifier_free(noise_text, noise_uncond, guidance_scale)
+            noisy = denoiser.add_noise(clean, noise, levels[i + 1])
+    return clean
+
+
+def falling_levels(timesteps: Tensor, n_steps: int) -> list[Tensor]:
+    """n_steps levels [B] int64 from `timesteps` [B] towards 0 in equal steps: t, t (1 - 1/n), ..., t/n. The way to 0 is the last step."""
+    parts = [1 - i / n_steps for i in range(n_steps)]
+    return [(timesteps.float() * part).round().long() for part in parts]
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser, prompt: PromptEmbeds, *, n_steps: int, guidance_scale: float, generator: torch.Generator, rescale_phi: float = 0.0
+) -> Tensor:
+    """Pictures [B, image_size, image_size, 3] from pure noise, one for each row of `prompt`. Spacing "trailing" (2305.08891)."""
+    n = len(prompt)
+    noisy = draw_noise((n, *denoiser.latent_shape), denoiser.device, generator)
+    n_train = denoiser.num_train_timesteps
+    trailing = [round(n_train - i * n_train / n_steps) - 1 for i in range(n_steps)]
+    levels = [torch.full((n,), level, dtype=torch.long, device=denoiser.device) for level in trailing]
+    return denoiser.decode(denoise(denoiser, noisy, levels, prompt, guidance_scale=guidance_scale, rescale_phi=rescale_phi))

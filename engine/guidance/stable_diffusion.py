@@ -1,0 +1,200 @@
+"""Stable Diffusion's layout (tokenizer, text_encoder, unet, vae, scheduler) from a local folder as a Denoiser.
+
+Each part is loaded by its class, from safetensors alone, never from the network and never with code from the folder:
+`DiffusionPipeline.from_pretrained` on a user's folder can run that folder's code (CVE-2026-44513).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+# Before diffusers and huggingface_hub are imported: they read these once.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from engine.errors import UserError
+from engine.guidance.denoiser import Denoiser, resize
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
+# The U-Net's extra inputs that this class fills in: none, or the pooled prompt that the U-Net itself takes from the embeddings.
+KNOWN_ADDITIONS = (None, "text")
+
+
+class StableDiffusion(Denoiser):
+    """U-Net, VAE and text encoder of Stable Diffusion 1.x, 2.x or Toybox, frozen.
+
+    Predictions epsilon, v_prediction and sample are all turned into epsilon and x0 here.
+    """
+
+    def __init__(
+        self, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, *, device: torch.device | str, dtype: torch.dtype
+    ) -> None:
+        self.prediction_type: str = scheduler.config.prediction_type
+        if self.prediction_type not in ("epsilon", "v_prediction", "sample"):
+            raise ValueError(f"prediction_type must be epsilon, v_prediction or sample, got {self.prediction_type!r}")
+        downscale = 2 ** (len(vae.config.block_out_channels) - 1)
+        size = int(unet.config.sample_size)
+        super().__init__(scheduler.alphas_cumprod.to(device=device), size * downscale, (int(vae.config.latent_channels), size, size))
+        self._dtype = dtype
+        self._scaling_factor = float(vae.config.scaling_factor)
+        self._shift_factor = float(getattr(vae.config, "shift_factor", None) or 0.0)
+        self._unet = unet.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        self._vae = vae.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        self._text_encoder = text_encoder.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        self._tokenizer = tokenizer
+
+    @staticmethod
+    def load(root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> StableDiffusion:
+        """Load from a folder with the five parts of Stable Diffusion's layout.
+
+        Args:
+            root: the folder. Nothing outside it is read.
+            device: where it will run.
+            dtype: what it computes in; None takes float32 on a CPU (half precision is slow or missing there), float16 elsewhere.
+        Raises:
+            UserError: code "model", if the folder is no such model, lacks safetensors, or is of another family.
+        """
+        root = Path(root)
+        missing = [part for part in PARTS if not (root / part).is_dir()]
+        if missing:
+            raise UserError(
+                f"The model folder {root} lacks {', '.join(missing)}.",
+                "Choose a folder in the layout of Stable Diffusion: tokenizer, text_encoder, unet, vae, scheduler.",
+                "model",
+            )
+        _check_family(root)
+        if dtype is None:
+            dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
+        try:
+            unet = UNet2DConditionModel.from_pretrained(root, subfolder="unet", **_weights(root / "unet", dtype))
+            vae = AutoencoderKL.from_pretrained(root, subfolder="vae", **_weights(root / "vae", dtype))
+            text_encoder = CLIPTextModel.from_pretrained(root, subfolder="text_encoder", **_weights(root / "text_encoder", dtype))
+            tokenizer = CLIPTokenizer.from_pretrained(root, subfolder="tokenizer", local_files_only=True)
+            scheduler = DDIMScheduler.from_pretrained(root, subfolder="scheduler", local_files_only=True)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f"The model in {root} cannot be loaded: {reason.rstrip('.')}.",
+                "Fetch the folder again, with the .safetensors files of unet, vae and text_encoder.",
+                "model",
+            ) from error
+        return StableDiffusion(unet, vae, text_encoder, tokenizer, scheduler, device=device, dtype=dtype)
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens of a prompt the text encoder reads, the two markers included."""
+        return min(int(self._tokenizer.model_max_length), int(self._text_encoder_config.max_position_embeddings))
+
+    def n_tokens(self, prompt: str) -> int:
+        """Tokens of a prompt, the two markers included; what exceeds `max_tokens` is not read."""
+        return len(self._tokenizer(prompt).input_ids)
+
+    @property
+    def _text_encoder_config(self) -> Any:
+        if self._text_encoder is None:
+            raise ValueError("the text encoder was dropped; embed all prompts before drop_text_encoder()")
+        config = self._text_encoder.config
+        return getattr(config, "text_config", config)
+
+    @torch.no_grad()
+    def embed(self, prompts: list[str]) -> Tensor:
+        """The text encoder's last hidden states [P, T, D], padded and cut to `max_tokens` as StableDiffusionPipeline does."""
+        max_tokens = self.max_tokens
+        for prompt in prompts:
+            if self.n_tokens(prompt) > max_tokens:
+                logger.warning("the model reads %d tokens, so the end of this prompt is not read: %.80s", max_tokens, prompt)
+        tokens = self._tokenizer(prompts, padding="max_length", max_length=max_tokens, truncation=True, return_tensors="pt")
+        mask = None
+        if getattr(self._text_encoder_config, "use_attention_mask", False):
+            mask = tokens.attention_mask.to(device=self.device)
+        return self._text_encoder(tokens.input_ids.to(device=self.device), attention_mask=mask)[0].float()
+
+    def drop_text_encoder(self) -> None:
+        """Free the text encoder's memory; `embed` raises ValueError from now on."""
+        self._text_encoder = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Resized to `image_size`, then the mode of the VAE's posterior times its scaling factor.
+
+        The mode and not a draw: a draw would add noise to a gradient that already has enough.
+        """
+        self.check_images(images)
+        image_nchw = resize(images, self.image_size, self.image_size).permute(0, 3, 1, 2)
+        mode = self._vae.encode((2 * image_nchw - 1).to(dtype=self._dtype)).latent_dist.mode()
+        return (mode.float() - self._shift_factor) * self._scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        image_nchw = self._vae.decode((latents / self._scaling_factor + self._shift_factor).to(dtype=self._dtype)).sample
+        return (image_nchw.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, embeds: Tensor) -> tuple[Tensor, Tensor]:
+        raw = self._unet(
+            noisy_latents.to(dtype=self._dtype), timesteps, encoder_hidden_states=embeds.to(dtype=self._dtype), return_dict=False
+        )[0].float()
+        return noise_and_clean(raw, noisy_latents, self.alpha_bar(timesteps), self.prediction_type)
+
+
+def noise_and_clean(raw: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction_type: str) -> tuple[Tensor, Tensor]:
+    """A U-Net's raw output as (epsilon, x0), with a = sqrt(alpha_bar), s = sqrt(1 - alpha_bar), noisy = a x0 + s epsilon.
+
+    epsilon: x0 = (noisy - s raw) / a.  sample: epsilon = (noisy - a raw) / s.
+    v_prediction: epsilon = a raw + s noisy, x0 = a noisy - s raw (2202.00512, appendix D), exact at every noise level.
+
+    Args:
+        raw, noisy: [B, C, h, w].
+        alpha_bar: [B, 1, 1, 1] in [0, 1]; above 0 for epsilon and below 1 for sample, or the quotient is not finite.
+    """
+    a, s = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    if prediction_type == "epsilon":
+        return raw, (noisy - s * raw) / a
+    if prediction_type == "v_prediction":
+        return a * raw + s * noisy, a * noisy - s * raw
+    if prediction_type == "sample":
+        return (noisy - a * raw) / s, raw
+    raise ValueError(f"prediction_type must be epsilon, v_prediction or sample, got {prediction_type!r}")
+
+
+def _weights(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """Arguments that read safetensors and nothing else; the fp16 files where only those are there."""
+    arguments: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "torch_dtype": dtype}
+    names = [path.name for path in folder.glob("*.safetensors*")]
+    if names and all(".fp16." in name for name in names):
+        arguments["variant"] = "fp16"
+    return arguments
+
+
+def _check_family(root: Path) -> None:
+    """Refuse a model whose U-Net or text encoder wants what Stable Diffusion's layout does not give it."""
+    try:
+        unet = json.loads((root / "unet" / "config.json").read_text(encoding="utf-8"))
+        addition = unet.get("addition_embed_type")
+        channels = (unet.get("in_channels"), unet.get("out_channels"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{root / 'unet' / 'config.json'} cannot be read.", "Fetch the model folder again.", "model") from error
+    if addition not in KNOWN_ADDITIONS or (root / "text_encoder_2").exists():
+        family = "of the SDXL family" if addition == "text_time" else f"one with the extra input {addition!r}"
+        raise UserError(
+            f"The model in {root} is {family}, which this version cannot use.",
+            "Choose a Stable Diffusion 1.x or 2.x folder.",
+            "model",
+        )
+    if channels[0] != channels[1]:
+        raise UserError(
+            f"The U-Net in {root} takes {channels[0]} channels and returns {channels[1]}, so it is an inpainting or upscaling model.",
+            "Choose a text-to-image model.",
+            "model",
+        )
