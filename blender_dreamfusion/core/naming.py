@@ -1,0 +1,38 @@
+"""Names of data-blocks, files and folders, made from a prompt."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from datetime import datetime
+from pathlib import Path
+
+# ID names of Blender 4.2 to 4.5 hold 63 bytes of UTF-8.
+ID_NAME_BYTES = 63
+# The same stem serves object, mesh, material and images; the longest suffix is "_roughness".
+STEM_BYTES = ID_NAME_BYTES - len("_roughness")
+FALLBACK_STEM = "asset"
+
+
+def slug(prompt: str, max_bytes: int = STEM_BYTES) -> str:
+    """Letters and digits of the prompt, lower case, joined by "_": "A red Mug!" becomes "a_red_mug".
+
+    Letters of every script stay; at most `max_bytes` bytes of UTF-8, never cut inside a character; never empty.
+    """
+    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFC", prompt).lower())
+    return clip_utf8("_".join(words), max_bytes).strip("_") or FALLBACK_STEM
+
+
+def clip_utf8(text: str, max_bytes: int) -> str:
+    """The longest beginning of `text` that fits into `max_bytes` bytes of UTF-8."""
+    return text.encode("utf-8", errors="ignore")[:max_bytes].decode("utf-8", errors="ignore")
+
+
+def new_job_folder(jobs_folder: Path, prompt: str, now: datetime) -> Path:
+    """A path in `jobs_folder` that does not exist yet: date, time and slug. Not created here; the engine does that."""
+    stem = f"{now:%Y%m%d-%H%M%S}_{slug(prompt, 40)}"
+    folder, number = jobs_folder / stem, 1
+    while folder.exists():
+        number += 1
+        folder = jobs_folder / f"{stem}_{number}"
+    return folder

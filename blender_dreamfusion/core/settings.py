@@ -1,0 +1,60 @@
+"""Where the engine's Python is looked for, and how a job is described. No bpy: the callers pass paths and values."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from .problem import Problem
+from .protocol import messages
+
+ENGINE_PYTHON_VARIABLE = "DREAMFUSION_ENGINE_PYTHON"
+# Names and values are checked by the engine; here only the form.
+_OVERRIDE = re.compile(r"([A-Za-z_][\w.\-]*)=(\S+)")
+
+
+def find_engine_python(preference: str, engine_folder: Path, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The Python that runs the engine: the environment variable, else the preference, else the engine set up by the add-on.
+
+    None if the first two are empty and the third is not there. What the user named is returned unchecked: starting it tells.
+    """
+    named = environ.get(ENGINE_PYTHON_VARIABLE, "").strip() or preference.strip()
+    if named:
+        return Path(named)
+    installed = engine_folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    return installed if installed.exists() else None
+
+
+NOT_SET_UP = Problem(
+    "The engine is not set up.",
+    f"Name its Python in the add-on's preferences, or in the environment variable {ENGINE_PYTHON_VARIABLE}.",
+    "setup",
+)
+
+
+def parse_overrides(text: str) -> dict[str, str]:
+    """"training.n_steps=100 field.encoding=hash" as a dictionary. Raises: ValueError with a sentence for the user."""
+    overrides = {}
+    for word in text.split():
+        match = _OVERRIDE.fullmatch(word)
+        if match is None:
+            raise ValueError(f"{word!r} is not a setting. Write settings as name=value, for example training.n_steps=200.")
+        overrides[match[1]] = match[2]
+    return overrides
+
+
+def job_request(*, prompt: str, negative: str, model: str, preset: str, seed: int, settings: str) -> messages.JobRequest:
+    """The request as typed in Blender. Raises: ValueError with a sentence for the user."""
+    if not prompt.strip():
+        raise ValueError("The prompt is empty. Write what to make, for example: a red mug.")
+    return messages.JobRequest(
+        prompt=prompt.strip(),
+        negative=negative.strip(),
+        model=model.strip() or "toybox",
+        preset=preset.lower(),
+        seed=seed,
+        overrides=parse_overrides(settings),
+    )

@@ -1,0 +1,1 @@
+"""Operators, panels, properties, preferences and the pump. Thin: an operator unpacks its properties and calls a function."""

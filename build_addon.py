@@ -1,0 +1,193 @@
+"""Builds the extension's zip without Blender.
+
+    python build_addon.py                         dist/blender_dreamfusion-<version>.zip, validated
+    python build_addon.py --install FOLDER        the same, and unpacked into a Blender user folder (its "extensions" folder's parent)
+    python build_addon.py --repository DIR        the same, and a static extension repository (zip, index.json, index.html) in DIR
+
+The standard library is enough to build. Where a bpy wheel is installed for this Python, the stand-alone tool inside it checks the
+manifest as Blender itself would; --repository needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent
+MANIFEST = "blender_manifest.toml"
+# What must be inside, or the extension does not start.
+REQUIRED = (MANIFEST, "__init__.py", "LICENSE", "blender_dreamfusion/__init__.py", "engine/__init__.py", "engine/protocol.py")
+WEIGHTS = "engine/toybox/weights"
+# Toybox is at most 40 MB; more means that somebody's training run or virtual environment slipped in.
+MAX_ZIP_BYTES = 100_000_000
+# The same files give the same bytes: zip's own earliest date.
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+# Compressed already.
+STORED_SUFFIXES = {".safetensors", ".png", ".jpg", ".mp4", ".glb", ".npz"}
+
+
+class BuildError(Exception):
+    """A sentence with the fix."""
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """The manifest; its few rules that Blender refuses a zip for are checked here too. Raises: BuildError."""
+    try:
+        manifest = tomllib.loads((root / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise BuildError(f"{root / MANIFEST} cannot be read: {error}") from error
+    for name in ("schema_version", "id", "version", "name", "tagline", "maintainer", "type", "blender_version_min", "license"):
+        if not manifest.get(name):
+            raise BuildError(f"{MANIFEST} lacks {name}.")
+    if not re.fullmatch(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?", manifest["version"]):
+        raise BuildError(f"version is {manifest['version']!r}, but must be like 0.1.0.")
+    tagline = manifest["tagline"]
+    if len(tagline) > 64 or not (tagline[-1].isalnum() or tagline[-1] in ")]}"):
+        raise BuildError(f"tagline must be at most 64 characters and end without a full stop; it has {len(tagline)}: {tagline!r}.")
+    for name, reason in manifest.get("permissions", {}).items():
+        if len(reason) > 64 or reason.endswith("."):
+            raise BuildError(f"the reason of permission {name} must be at most 64 characters and end without a full stop.")
+    return manifest
+
+
+def is_excluded(path: str, patterns: list[str]) -> bool:
+    """Whether a path relative to the root (folders end in "/") matches a pattern of the manifest's list.
+
+    The part of gitignore's rules that the list uses: a leading "/" ties the pattern to the root, a trailing one to folders;
+    "*" stays inside one name.
+    """
+    is_folder = path.endswith("/")
+    parts = path.rstrip("/").split("/")
+    for pattern in patterns:
+        if pattern.endswith("/") and not is_folder:
+            continue
+        wanted = pattern.strip("/").split("/")
+        candidates = parts if pattern.startswith("/") or len(wanted) > 1 else parts[-1:]
+        if len(candidates) == len(wanted) and all(fnmatch.fnmatchcase(part, want) for part, want in zip(candidates, wanted)):
+            return True
+    return False
+
+
+def included_files(root: Path, patterns: list[str]) -> list[str]:
+    """Paths relative to `root`, "/" between names, sorted."""
+    found = []
+    for folder, subfolders, files in os.walk(root):
+        prefix = Path(folder).relative_to(root).as_posix()
+        prefix = "" if prefix == "." else f"{prefix}/"
+        subfolders[:] = sorted(name for name in subfolders if not is_excluded(f"{prefix}{name}/", patterns))
+        found += [f"{prefix}{name}" for name in files if not is_excluded(f"{prefix}{name}", patterns)]
+    return sorted(found)
+
+
+def build_zip(root: Path, out_dir: Path) -> Path:
+    """The zip in `out_dir`; the same files give the same bytes. Raises: BuildError."""
+    manifest = read_manifest(root)
+    files = included_files(root, manifest.get("build", {}).get("paths_exclude_pattern", []))
+    missing = [name for name in REQUIRED if name not in files]
+    if missing:
+        raise BuildError(f"The checkout lacks {', '.join(missing)}.")
+    out_dir.mkdir(parents=True, exist_ok=True)
+    target = out_dir / f"{manifest['id']}-{manifest['version']}.zip"
+    partial = target.with_suffix(".zip.partial")
+    with zipfile.ZipFile(partial, "w") as archive:
+        for name in files:
+            entry = zipfile.ZipInfo(name, ZIP_DATE)
+            entry.external_attr = 0o644 << 16
+            entry.compress_type = zipfile.ZIP_STORED if Path(name).suffix in STORED_SUFFIXES else zipfile.ZIP_DEFLATED
+            archive.writestr(entry, (root / name).read_bytes())
+    size = partial.stat().st_size
+    if size > MAX_ZIP_BYTES:
+        largest = sorted(files, key=lambda name: -(root / name).stat().st_size)[:3]
+        partial.unlink()
+        what = f"The zip has {size:,} bytes, at most {MAX_ZIP_BYTES:,} are allowed. Largest: {', '.join(largest)}."
+        raise BuildError(f"{what} Exclude what does not belong in {MANIFEST}.")
+    partial.replace(target)
+    return target
+
+
+def find_blender_tool() -> Path | None:
+    """The stand-alone blender_ext.py of the bpy wheel of this Python, without importing bpy; None if there is none."""
+    spec = importlib.util.find_spec("bpy")
+    if spec is None or spec.origin is None:
+        return None
+    return next(Path(spec.origin).parent.glob("*/scripts/addons_core/bl_pkg/cli/blender_ext.py"), None)
+
+
+def run_blender_tool(*arguments: str) -> str:
+    """Raises: BuildError if the tool is missing or finds a fault."""
+    tool = find_blender_tool()
+    if tool is None:
+        raise BuildError("This needs the tool inside the bpy wheel. Install bpy for this Python, or use: blender --command extension.")
+    done = subprocess.run([sys.executable, str(tool), *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BuildError(f"blender_ext.py {arguments[0]}: {(done.stdout + done.stderr).strip()}")
+    return done.stdout
+
+
+def validate(archive: Path) -> bool:
+    """Check the zip as Blender would; False if no bpy wheel is there to do so. Raises: BuildError."""
+    if find_blender_tool() is None:
+        return False
+    run_blender_tool("validate", str(archive))
+    return True
+
+
+def install(archive: Path, user_folder: Path) -> Path:
+    """Unpack into the user repository of a Blender user folder (.../blender/4.5); an older copy is replaced whole."""
+    repository = user_folder / "extensions" / "user_default"
+    repository.mkdir(parents=True, exist_ok=True)
+    target = repository / read_manifest(ROOT)["id"]
+    if target.is_symlink():
+        raise BuildError(f"{target} is a link to a checkout and already up to date. Remove the link to install the zip.")
+    with tempfile.TemporaryDirectory(dir=repository, prefix=".installing-") as scratch:
+        with zipfile.ZipFile(archive) as files:
+            files.extractall(Path(scratch) / "new")
+        if target.exists():
+            target.rename(Path(scratch) / "old")
+        (Path(scratch) / "new").rename(target)
+    return target
+
+
+def write_repository(archive: Path, folder: Path) -> None:
+    """A folder that any web server can serve as an extension repository."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(archive, folder / archive.name)
+    run_blender_tool("server-generate", f"--repo-dir={folder}", "--html")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, default=ROOT / "dist", help="where the zip goes")
+    parser.add_argument("--install", type=Path, metavar="FOLDER", help="Blender user folder to install into, such as ~/.config/blender/4.5")
+    parser.add_argument("--repository", type=Path, metavar="DIR", help="write a static extension repository")
+    options = parser.parse_args(arguments)
+    try:
+        archive = build_zip(ROOT, options.output_dir)
+        checked = "validated" if validate(archive) else "not validated: no bpy wheel in this Python"
+        print(f"{archive} ({archive.stat().st_size / 1e6:.1f} MB, {checked})")
+        if not (ROOT / WEIGHTS).is_dir():
+            print(f"Warning: {WEIGHTS} is missing, so the zip brings no model.")
+        if options.install:
+            print(f"Installed in {install(archive, options.install.expanduser())}; enable DreamFusion in Blender's preferences")
+        if options.repository:
+            write_repository(archive, options.repository)
+            print(f"Repository in {options.repository}")
+    except (BuildError, OSError) as error:
+        print(f"build_addon: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
