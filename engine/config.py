@@ -20,6 +20,7 @@ from engine.meshing.mesh_config import MeshConfig
 from engine.options import field_docs, from_json, parse_value, to_json, to_text
 from engine.protocol import JobRequest
 from engine.scene.scene_config import CameraConfig, LightConfig
+from engine.schedule import scheduled
 from engine.training.training_config import GuidanceConfig, LossConfig, OptimizerConfig, RenderConfig, TrainingConfig
 
 # CLIP's text encoders read 77 tokens, about 300 letters; beyond a few lines nothing is read and something else is meant.
@@ -60,6 +61,17 @@ class JobConfig:
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     output: OutputConfig = dataclasses.field(default_factory=OutputConfig)
+
+    def __post_init__(self) -> None:
+        n_steps = self.training.n_steps
+        for step in range(0, n_steps, max(1, n_steps // 100)):
+            low, high = (scheduled(end, step, n_steps) for end in (self.guidance.t_low, self.guidance.t_high))
+            if low > high:
+                raise UserError(
+                    f"At step {step} guidance.t-low is {low:g}, but must not exceed guidance.t-high, which is {high:g}.",
+                    "Leave --guidance.t-low out to take the preset's value.",
+                    "option",
+                )
 
 
 # What a preset changes against the defaults, as a user would type it. "draft" IS the defaults.
