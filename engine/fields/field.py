@@ -1,0 +1,199 @@
+"""The radiance field: position -> density and albedo, its normals, and the surrounding behind it.
+
+Shapes: M positions, R directions, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.fields.activations import ACTIVATIONS, BLOBS
+from engine.fields.dense_grid import DenseGrid, read_volume
+from engine.fields.encodings import ENCODINGS
+from engine.fields.field_config import FieldConfig
+from engine.fields.mlp import DirectionNetwork, make_linear
+
+# The corners of a tetrahedron: four looks instead of six give the gradient up to second order (iq, "normals for an SDF").
+_TETRAHEDRON = ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0))
+_FINITE_DIFFERENCE = 0.01
+# Steps of a grid's entries may be larger than those of a network's weights (stable-dreamfusion, threestudio).
+_ENCODING_RATE = 10.0
+
+
+class FieldSamples(NamedTuple):
+    """densities [M] >= 0 per world unit, albedo [M, 3] in (0, 1), normals [M, 3] unit outward or None."""
+
+    densities: Tensor
+    albedo: Tensor
+    normals: Tensor | None
+
+
+class RadianceField(nn.Module):
+    """Density and color in [-1, 1]^3.
+
+    density = activation(density_scale * raw + blob(x)), albedo = sigmoid(raw color); no view dependence (DreamFusion).
+    """
+
+    def __init__(self, config: FieldConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config = config
+        self.encoding = ENCODINGS[config.encoding](config, generator)
+        self.decoder: nn.Module = nn.Identity()
+        if config.hidden_width > 0:
+            hidden = make_linear(self.encoding.n_features, config.hidden_width, generator)
+            self.decoder = nn.Sequential(hidden, nn.ReLU(inplace=True), make_linear(config.hidden_width, 4, generator))
+        elif not isinstance(self.encoding, DenseGrid):
+            self.decoder = make_linear(self.encoding.n_features, 4, generator)
+        self.background_network = DirectionNetwork(generator)
+        self._frozen: dict[str, Any] | None = None
+
+    @property
+    def max_level(self) -> float:
+        """Fraction of the encoding's levels that is open, 0..1."""
+        return self.encoding.max_level
+
+    @max_level.setter
+    def max_level(self, fraction: float) -> None:
+        self.encoding.max_level = fraction
+
+    @property
+    def is_direct(self) -> bool:
+        """True if the grid holds density and color themselves, without a network: then its derivative is closed form."""
+        return isinstance(self.decoder, nn.Identity)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Within this block parameters do not change, so what depends on them alone is computed once."""
+        outer = self._frozen
+        if outer is None or outer.get("with_grad") != torch.is_grad_enabled():
+            self._frozen = {"with_grad": torch.is_grad_enabled()}
+        try:
+            yield
+        finally:
+            self._frozen = outer
+
+    def density(self, positions: Tensor) -> Tensor:
+        """Densities [M] >= 0 per world unit at positions [M, 3]; 0 outside [-1, 1]^3. Differentiable in both."""
+        return self._density_of(self._raw(positions)[:, 0], positions)
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Densities [M] and albedo [M, 3] in (0, 1) at positions [M, 3]."""
+        raw = self._raw(positions)
+        return self._density_of(raw[:, 0], positions), torch.sigmoid(raw[:, 1:4])
+
+    def evaluate(self, positions: Tensor, *, with_normals: bool) -> FieldSamples:
+        """Everything about positions [M, 3] in one look. Normals are differentiable in the parameters."""
+        if not with_normals:
+            return FieldSamples(*self.forward(positions), None)
+        if self.is_direct and self.config.normals == "analytic":
+            both = read_volume(self._volume_with_gradient(), _to_unit_cube(positions))  # [M, 7]
+            gradient = both[:, 4:7] + self._blob_gradient(positions)
+            return FieldSamples(self._density_of(both[:, 0], positions), torch.sigmoid(both[:, 1:4]), _outward(gradient))
+        return FieldSamples(*self.forward(positions), self.normals(positions, create_graph=torch.is_grad_enabled()))
+
+    def normals(self, positions: Tensor, *, create_graph: bool) -> Tensor:
+        """Unit outward normals [M, 3], -grad of density, at positions [M, 3]; zero where the density is flat.
+
+        Args:
+            create_graph: keep the normals differentiable in the parameters.
+        """
+        with torch.set_grad_enabled(create_graph):
+            if self.config.normals == "finite_difference":
+                return _outward(self._finite_difference(positions))
+            if self.is_direct:
+                volume = self._volume_with_gradient()[..., 4:7]
+                return _outward(read_volume(volume.contiguous(), _to_unit_cube(positions)) + self._blob_gradient(positions))
+        with torch.enable_grad():
+            at = positions.detach().requires_grad_()
+            raw = self._logit(self._raw(at)[:, 0], at)
+            (gradient,) = torch.autograd.grad(raw.sum(), at, create_graph=create_graph)
+        return _outward(gradient)
+
+    def background(self, directions: Tensor) -> Tensor:
+        """Color [R, 3] in (0, 1) of the learned surrounding in unit directions [R, 3]."""
+        return self.background_network(directions)
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Groups for a torch optimizer; `lr_scale` is each group's factor on a scheduled base rate."""
+        groups: list[dict[str, Any]] = [{"params": list(self.encoding.parameters()), "lr_scale": _ENCODING_RATE, "name": "encoding"}]
+        if not self.is_direct:
+            groups.append({"params": list(self.decoder.parameters()), "lr_scale": 1.0, "name": "decoder"})
+        groups.append({"params": list(self.background_network.parameters()), "lr_scale": 1.0, "name": "background"})
+        return [{**group, "lr": lr * group["lr_scale"]} for group in groups]
+
+    def _raw(self, positions: Tensor) -> Tensor:
+        """What is stored at positions, [M, 4]: density and color before their activations."""
+        unit = _to_unit_cube(positions)
+        if isinstance(self.encoding, DenseGrid):
+            return self.decoder(read_volume(self._volume(), unit))
+        return self.decoder(self.encoding(unit))
+
+    def _logit(self, raw_density: Tensor, positions: Tensor) -> Tensor:
+        config = self.config
+        return config.density_scale * raw_density + BLOBS[config.activation](positions, config.blob_density, config.blob_radius)
+
+    def _density_of(self, raw_density: Tensor, positions: Tensor) -> Tensor:
+        inside = (positions.detach().abs() <= 1.0).all(dim=-1)
+        return ACTIVATIONS[self.config.activation](self._logit(raw_density, positions)) * inside
+
+    def _volume(self) -> Tensor:
+        assert isinstance(self.encoding, DenseGrid)
+        if self._frozen is None or self._frozen["with_grad"] != torch.is_grad_enabled():
+            return self.encoding.volume()
+        if "volume" not in self._frozen:
+            self._frozen["volume"] = self.encoding.volume()
+        return self._frozen["volume"]
+
+    def _volume_with_gradient(self) -> Tensor:
+        """[N, N, N, 7]: what is stored, and the derivative of the density's logit in world units."""
+        frozen = self._frozen if self._frozen is not None and self._frozen["with_grad"] == torch.is_grad_enabled() else {}
+        if "both" not in frozen:
+            volume = self._volume()
+            frozen["both"] = torch.cat([volume, self.config.density_scale * central_differences(volume[..., 0])], dim=-1)
+        return frozen["both"]
+
+    def _blob_gradient(self, positions: Tensor) -> Tensor:
+        with torch.enable_grad():
+            at = positions.detach().requires_grad_()
+            blob = BLOBS[self.config.activation](at, self.config.blob_density, self.config.blob_radius)
+            return torch.autograd.grad(blob.sum(), at)[0]
+
+    def _finite_difference(self, positions: Tensor) -> Tensor:
+        offsets = positions.new_tensor(_TETRAHEDRON)  # [4, 3]
+        around = (positions[:, None, :] + _FINITE_DIFFERENCE * offsets).clamp(-1.0, 1.0).reshape(-1, 3)
+        logits = self._logit(self._raw(around)[:, 0], around).reshape(-1, 4)
+        return logits @ offsets / (4.0 * _FINITE_DIFFERENCE)
+
+
+def make_field(config: FieldConfig, generator: torch.Generator) -> RadianceField:
+    """A new field on the generator's device: the blob, mid-grey."""
+    return RadianceField(config, generator).to(generator.device)
+
+
+def central_differences(volume: Tensor) -> Tensor:
+    """Gradient [N, N, N, 3] in world units of a volume [N, N, N] over [-1, 1]^3; one-sided on the faces."""
+    spacing = 2.0 / (volume.shape[0] - 1)
+    parts = []
+    for axis in range(3):
+        length = volume.shape[axis]
+        after = volume.narrow(axis, 2, length - 2)
+        inner = (after - volume.narrow(axis, 0, length - 2)) / (2.0 * spacing)
+        first = (volume.narrow(axis, 1, 1) - volume.narrow(axis, 0, 1)) / spacing
+        last = (volume.narrow(axis, length - 1, 1) - volume.narrow(axis, length - 2, 1)) / spacing
+        parts.append(torch.cat([first, inner, last], dim=axis))
+    return torch.stack(parts, dim=-1)
+
+
+def _to_unit_cube(positions: Tensor) -> Tensor:
+    return positions * 0.5 + 0.5
+
+
+def _outward(gradient: Tensor) -> Tensor:
+    # The logit's gradient points the same way as the density's, for the activation only grows, and it never vanishes by rounding.
+    return -F.normalize(gradient, dim=-1, eps=1e-6)

@@ -1,0 +1,55 @@
+"""What a field can be told. No torch here, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.errors import UserError, check_range
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FieldConfig:
+    """How space is stored: a grid of features, a small network that reads them, and what stands there at the start."""
+
+    encoding: Literal["dense", "hash"] = "dense"
+    """How features are stored: dense grids, added up (fastest on a CPU), or hash tables (finer detail, needs a network)."""
+    n_levels: int = 4
+    """Number of grids, from coarse to fine. 1..16."""
+    base_resolution: int = 8
+    """Cells per axis of the coarsest grid. 2..256."""
+    finest_resolution: int = 64
+    """Cells per axis of the finest grid. 2..4096; dense grids up to 256."""
+    features: int = 4
+    """Numbers stored at each grid point. Without a network a dense grid holds exactly 4: density and color. 1..32."""
+    log2_table_size: int = 15
+    """A hash table has at most two to the power of this many entries per level. 8..24."""
+    hidden_width: int = 0
+    """Width of the hidden layer of the network that reads the features; 0 is no hidden layer. 0..256."""
+    activation: Literal["softplus", "exp"] = "softplus"
+    """How the stored number becomes a density. softplus grows evenly, exp hardens quickly."""
+    density_scale: float = 10.0
+    """Multiplies the stored number before the activation, so that the optimizer's small steps can build a hard surface. 0.01..1000."""
+    blob_density: float = 6.0
+    """Density at the center of the blob that stands there at the start, before the activation. 0 starts empty. 0..1000."""
+    blob_radius: float = 0.45
+    """Size of that blob: where softplus has fallen to nearly nothing, or the standard deviation for exp. 0.01..1."""
+    normals: Literal["analytic", "finite_difference"] = "analytic"
+    """How the direction of surfaces is found: from the derivative of the grid, or from four more looks at the density."""
+
+    def __post_init__(self) -> None:
+        check_range("field.n-levels", self.n_levels, 1, 16)
+        check_range("field.base-resolution", self.base_resolution, 2, 256)
+        check_range("field.finest-resolution", self.finest_resolution, self.base_resolution, 256 if self.encoding == "dense" else 4096)
+        check_range("field.features", self.features, 1, 32)
+        check_range("field.log2-table-size", self.log2_table_size, 8, 24)
+        check_range("field.hidden-width", self.hidden_width, 0, 256)
+        check_range("field.density-scale", self.density_scale, 0.01, 1000)
+        check_range("field.blob-density", self.blob_density, 0, 1000)
+        check_range("field.blob-radius", self.blob_radius, 0.01, 1)
+        if self.encoding == "dense" and self.hidden_width == 0 and self.features != 4:
+            raise UserError(
+                f"field.features is {self.features}, but a dense grid that no network reads holds exactly 4 numbers.",
+                "Use --field.features 4, or give it a network with --field.hidden-width 32.",
+                "option",
+            )

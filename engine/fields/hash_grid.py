@@ -1,0 +1,68 @@
+"""Multi-resolution hash grid (Instant NGP, 2201.05989) in torch: small levels are dense, large ones share a table by hash.
+
+Shapes: M positions, L levels, D features per level, V rows of all tables together.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from engine.fields.field_config import FieldConfig
+from engine.fields.gather import gather_sum
+from engine.fields.levels import level_openness, level_resolutions
+from engine.fields.trilinear import cell_of, corner_weights, dense_rows
+
+# Instant NGP, eq. 4: the first is 1 so that neighbours along one axis stay neighbours in memory.
+_PRIMES = (1, 2654435761, 805459861)
+_INITIAL_SPREAD = 1e-4
+
+
+class HashGrid(nn.Module):
+    """Positions in [0, 1]^3 to features [M, L * D]; closed levels give zeros. Differentiable in the table and in the positions.
+
+    Attributes:
+        n_features: L * D.
+        max_level: fraction of the levels that is open, see `level_openness`.
+    """
+
+    def __init__(self, resolutions: tuple[int, ...], features: int, log2_table_size: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.resolutions = resolutions
+        self.features = features
+        self.n_features = len(resolutions) * features
+        self.max_level = 1.0
+        self.sizes = tuple(min((n + 1) ** 3, 2**log2_table_size) for n in resolutions)
+        noise = torch.rand((sum(self.sizes), features), generator=generator, device=generator.device)
+        self.table = nn.Parameter((noise * 2.0 - 1.0) * _INITIAL_SPREAD)
+
+    @classmethod
+    def from_config(cls, config: FieldConfig, generator: torch.Generator) -> HashGrid:
+        resolutions = level_resolutions(config.n_levels, config.base_resolution, config.finest_resolution)
+        return cls(resolutions, config.features, config.log2_table_size, generator)
+
+    @property
+    def n_levels(self) -> int:
+        return len(self.resolutions)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """Positions [M, 3] in [0, 1]^3 to features [M, L * D]."""
+        outputs = []
+        tables = self.table.split(self.sizes)
+        for table, resolution, openness in zip(tables, self.resolutions, level_openness(self.n_levels, self.max_level)):
+            if openness == 0.0:
+                outputs.append(positions.new_zeros(positions.shape[0], self.features))
+                continue
+            lower, fraction = cell_of(positions, resolution + 1)
+            features = gather_sum(table, corner_rows(lower, resolution + 1, table.shape[0]), corner_weights(fraction))
+            outputs.append(features if openness == 1.0 else features * openness)
+        return torch.cat(outputs, dim=1)
+
+
+def corner_rows(lower: Tensor, n_points: int, table_size: int) -> Tensor:
+    """Rows [M, 8] of a cell's corners: in grid order if all points fit into the table, else xor of coordinate times prime."""
+    if n_points**3 <= table_size:
+        return dense_rows(lower, n_points)
+    both = torch.stack([lower, lower + 1], dim=-1) * torch.tensor(_PRIMES, device=lower.device)[:, None]  # [M, 3, 2]
+    xy = both[:, 0, :, None] ^ both[:, 1, None, :]  # [M, 2, 2]
+    return (xy[..., None] ^ both[:, 2, None, None, :]).reshape(-1, 8) & (table_size - 1)

@@ -1,0 +1,35 @@
+"""Small networks whose weights are drawn from a generator of ours, not from the global one."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+_BANDS = 4
+_BACKGROUND_WIDTH = 32
+
+
+def make_linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
+    """A linear layer, weights uniform in +-1/sqrt(n_in) as torch has them by default, biases zero."""
+    layer = nn.utils.skip_init(nn.Linear, n_in, n_out, device=generator.device)
+    with torch.no_grad():
+        layer.weight.uniform_(-1.0 / math.sqrt(n_in), 1.0 / math.sqrt(n_in), generator=generator)
+        layer.bias.zero_()
+    return layer
+
+
+class DirectionNetwork(nn.Module):
+    """Unit directions [R, 3] to colors [R, 3] in (0, 1): frequency bands, one hidden layer. DreamFusion's background."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.hidden = make_linear(3 + 6 * _BANDS, _BACKGROUND_WIDTH, generator)
+        self.out = make_linear(_BACKGROUND_WIDTH, 3, generator)
+
+    def forward(self, directions: Tensor) -> Tensor:
+        bands = [directions]
+        for k in range(_BANDS):
+            bands += [torch.sin(2.0**k * directions), torch.cos(2.0**k * directions)]
+        return torch.sigmoid(self.out(torch.relu(self.hidden(torch.cat(bands, dim=-1)))))

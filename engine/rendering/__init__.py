@@ -1,0 +1,1 @@
+"""Occupancy grid, ray marching, compositing, shading: a field becomes images."""

@@ -1,0 +1,96 @@
+"""From rays to packed samples in occupied space.
+
+Samples lie on a fixed lattice of distances, t = (k + shift) * step_size, so that a change of the occupancy adds or removes
+samples but moves none. Shapes: R rays, S lattice points of a ray, M packed samples.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from engine.rendering.occupancy import OccupancyGrid
+
+
+class PackedSamples(NamedTuple):
+    """Samples of all rays, in ray order, front to back.
+
+    ray_indices [M] int64; t_starts, t_ends [M] float32, distances along the unit ray in world units; packed_info [R, 2] int64,
+    first sample and number of samples of each ray.
+    """
+
+    ray_indices: Tensor
+    t_starts: Tensor
+    t_ends: Tensor
+    packed_info: Tensor
+
+
+def intersect_box(rays_o: Tensor, rays_d: Tensor, aabb: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances t_near, t_far [R] at which rays cross a box aabb [2, 3]; t_near >= 0, and t_far <= t_near is a miss."""
+    # A tiny number instead of zero: the slab is then crossed at +-huge, which is right inside and a miss outside.
+    safe = torch.where(rays_d.abs() < 1e-9, torch.full_like(rays_d, 1e-9), rays_d)
+    t_low, t_high = (aabb[0] - rays_o) / safe, (aabb[1] - rays_o) / safe
+    t_near = torch.minimum(t_low, t_high).amax(dim=-1).clamp(min=0.0)
+    return t_near, torch.maximum(t_low, t_high).amin(dim=-1)
+
+
+def pack(ray_indices: Tensor, n_rays: int) -> Tensor:
+    """packed_info [n_rays, 2] of ascending ray_indices [M]."""
+    counts = torch.bincount(ray_indices, minlength=n_rays)
+    return torch.stack([counts.cumsum(0) - counts, counts], dim=-1)
+
+
+@torch.no_grad()
+def march(
+    rays_o: Tensor, rays_d: Tensor, occupancy: OccupancyGrid, step_size: float, *, generator: torch.Generator | None = None
+) -> PackedSamples:
+    """All samples of rays that lie in occupied cells of [-1, 1]^3.
+
+    A sample belongs to the cell that its middle lies in; its length is always step_size.
+
+    Args:
+        rays_o, rays_d: [R, 3] float32, directions of unit length.
+        step_size: world units, > 0.
+        generator: moves each ray's lattice by a random part of a step; None takes the middle.
+    Raises:
+        ValueError: for another shape or a step size that is not positive.
+    Waits for the GPU twice: the number of rays that hit and of samples.
+    """
+    if rays_o.ndim != 2 or rays_o.shape[-1] != 3 or rays_o.shape != rays_d.shape:
+        raise ValueError(f"rays_o and rays_d must both be [R, 3], got {list(rays_o.shape)} and {list(rays_d.shape)}")
+    if not step_size > 0:
+        raise ValueError(f"step_size must be > 0, got {step_size}")
+    R, device = rays_o.shape[0], rays_o.device
+    t_near, t_far = intersect_box(rays_o, rays_d, occupancy.bounds)
+    hits = (t_far > t_near).nonzero()[:, 0]
+    if hits.numel() == 0:
+        empty = torch.zeros(0, device=device)
+        return PackedSamples(hits, empty, empty, torch.zeros(R, 2, dtype=torch.int64, device=device))
+    t_near, t_far = t_near[hits, None], t_far[hits, None]
+    if generator is None:
+        shift = torch.full_like(t_near, 0.5)
+    else:
+        shift = torch.rand(R, generator=generator, device=generator.device).to(device)[hits, None]
+    first = torch.ceil(t_near / step_size - shift)  # the first lattice point behind t_near
+    n_points = int(((t_far - t_near) / step_size).max()) + 1
+    t_mids = (first + torch.arange(n_points, device=device) + shift) * step_size  # [hits, S]
+    kept = _occupied_along(rays_o[hits], rays_d[hits], t_mids, occupancy) & (t_mids < t_far)
+    local, _ = (where := kept.nonzero()).unbind(1)
+    middle = t_mids[local, where[:, 1]]
+    ray_indices = hits[local]
+    return PackedSamples(ray_indices, middle - 0.5 * step_size, middle + 0.5 * step_size, pack(ray_indices, R))
+
+
+def _occupied_along(rays_o: Tensor, rays_d: Tensor, t_mids: Tensor, occupancy: OccupancyGrid) -> Tensor:
+    """[R, S] bool: is the cell at each distance occupied? One axis at a time: [R, S, 3] would cost three times the memory traffic."""
+    G = occupancy.resolution
+    start, slope = (rays_o + 1.0) * (G / 2), rays_d * (G / 2)
+    flat: Tensor | None = None
+    for axis in range(3):
+        # rounding may put a point on the box's face just outside
+        cell = torch.addcmul(start[:, axis, None], slope[:, axis, None], t_mids).clamp_(0, G - 0.5).int()
+        flat = cell if flat is None else flat.mul_(G).add_(cell)
+    assert flat is not None
+    return occupancy.occupied_cells.reshape(-1).index_select(0, flat.reshape(-1)).reshape(flat.shape)
