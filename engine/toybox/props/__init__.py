@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from engine.toybox.prop import Kind
-from engine.toybox.props import home, kitchen, vehicles
+from engine.toybox.props import food, garden, home, kitchen, tools, vehicles
 
-KINDS: dict[str, Kind] = {kind.noun: kind for kind in (*kitchen.KINDS, *home.KINDS, *vehicles.KINDS)}
+KINDS: dict[str, Kind] = {
+    kind.noun: kind
+    for kind in (*kitchen.KINDS, *home.KINDS, *vehicles.KINDS, *food.KINDS, *garden.KINDS, *tools.KINDS)
+}
