@@ -15,12 +15,12 @@ FALLBACK_STEM = "asset"
 
 
 def slug(prompt: str, max_bytes: int = STEM_BYTES) -> str:
-    """Letters and digits of the prompt, lower case, joined by "_": "A red Mug!" becomes "a_red_mug".
+    """Letters and digits of the prompt, lower case, joined by "-": "A red Mug!" becomes "a-red-mug".
 
-    Letters of every script stay; at most `max_bytes` bytes of UTF-8, never cut inside a character; never empty.
+    The same form as the engine's file names, but letters of every script stay; at most `max_bytes` bytes of UTF-8, never cut inside a character; never empty.
     """
     words = re.findall(r"[^\W_]+", unicodedata.normalize("NFC", prompt).lower())
-    return clip_utf8("_".join(words), max_bytes).strip("_") or FALLBACK_STEM
+    return clip_utf8("-".join(words), max_bytes).strip("-") or FALLBACK_STEM
 
 
 def clip_utf8(text: str, max_bytes: int) -> str:
@@ -29,7 +29,7 @@ def clip_utf8(text: str, max_bytes: int) -> str:
 
 
 def new_job_folder(jobs_folder: Path, prompt: str, now: datetime) -> Path:
-    """A path in `jobs_folder` that does not exist yet: date, time and slug. Not created here; the engine does that."""
+    """A path in `jobs_folder` that does not exist yet: date, time and slug. Not created here: the engine does that."""
     stem = f"{now:%Y%m%d-%H%M%S}_{slug(prompt, 40)}"
     folder, number = jobs_folder / stem, 1
     while folder.exists():

@@ -92,7 +92,9 @@ class DREAMFUSION_OT_generate(bpy.types.Operator):
     def _folder(self, context: bpy.types.Context, prompt: str) -> Path:
         if self.out_dir:
             return Path(bpy.path.abspath(self.out_dir)).resolve()
-        return new_job_folder(preferences.jobs_folder(context), prompt, datetime.now())
+        jobs = preferences.jobs_folder(context)
+        jobs.mkdir(parents=True, exist_ok=True)  # the engine makes the job's own folder, but not those above
+        return new_job_folder(jobs, prompt, datetime.now())
 
     def _location(self, context: bpy.types.Context) -> tuple[float, float, float]:
         return tuple(context.scene.cursor.location) if context.scene.dreamfusion.place == "CURSOR" else (0.0, 0.0, 0.0)

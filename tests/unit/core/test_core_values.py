@@ -16,12 +16,12 @@ from blender_dreamfusion.core.terminal import TerminalProgress, progress_line
 @pytest.mark.parametrize(
     ("prompt", "expected"),
     [
-        ("a red mug", "a_red_mug"),
-        ("  A RED,\nmug!! ", "a_red_mug"),
-        ("ein blauer Käfer", "ein_blauer_käfer"),
+        ("a red mug", "a-red-mug"),
+        ("  A RED,\nmug!! ", "a-red-mug"),
+        ("ein blauer Käfer", "ein-blauer-käfer"),
         ("🍔🍔", "asset"),
         ("", "asset"),
-        ("../../etc/passwd", "etc_passwd"),
+        ("../../etc/passwd", "etc-passwd"),
     ],
 )
 def test_slug_keeps_letters_and_digits_of_any_script(prompt, expected):
@@ -37,9 +37,9 @@ def test_slug_never_cuts_inside_a_character_and_leaves_room_for_suffixes():
 def test_job_folders_of_one_second_do_not_collide(tmp_path):
     now = datetime(2026, 11, 1, 12, 0, 5)
     first = naming.new_job_folder(tmp_path, "a red mug", now)
-    assert first.name == "20261101-120005_a_red_mug"
+    assert first.name == "20261101-120005_a-red-mug"
     first.mkdir()
-    assert naming.new_job_folder(tmp_path, "a red mug", now).name == "20261101-120005_a_red_mug_2"
+    assert naming.new_job_folder(tmp_path, "a red mug", now).name == "20261101-120005_a-red-mug_2"
 
 
 def running(**values) -> JobState:
