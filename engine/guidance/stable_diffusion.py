@@ -21,13 +21,14 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as hf_logging
 
 from engine.errors import UserError
 from engine.guidance.denoiser import Denoiser, resize
+from engine.guidance.model_table import check_parts
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 # The U-Net's extra inputs that this class fills in: none, or the pooled prompt that the U-Net itself takes from the embeddings.
 KNOWN_ADDITIONS = (None, "text")
 
@@ -50,9 +51,10 @@ class StableDiffusion(Denoiser):
         self._dtype = dtype
         self._scaling_factor = float(vae.config.scaling_factor)
         self._shift_factor = float(getattr(vae.config, "shift_factor", None) or 0.0)
-        self._unet = unet.to(device=device, dtype=dtype).eval().requires_grad_(False)
-        self._vae = vae.to(device=device, dtype=dtype).eval().requires_grad_(False)
-        self._text_encoder = text_encoder.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        # The parts come in `dtype` already: diffusers warns, at length, when told to cast again.
+        self._unet = unet.to(device=device).eval().requires_grad_(False)
+        self._vae = vae.to(device=device).eval().requires_grad_(False)
+        self._text_encoder = text_encoder.to(device=device).eval().requires_grad_(False)
         self._tokenizer = tokenizer
 
     @staticmethod
@@ -67,16 +69,11 @@ class StableDiffusion(Denoiser):
             UserError: code "model", if the folder is no such model, lacks safetensors, or is of another family.
         """
         root = Path(root)
-        missing = [part for part in PARTS if not (root / part).is_dir()]
-        if missing:
-            raise UserError(
-                f"The model folder {root} lacks {', '.join(missing)}.",
-                "Choose a folder in the layout of Stable Diffusion: tokenizer, text_encoder, unet, vae, scheduler.",
-                "model",
-            )
+        check_parts(root)
         _check_family(root)
         if dtype is None:
             dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
+        hf_logging.disable_progress_bar()  # our own progress is on the terminal; theirs would tear it
         try:
             unet = UNet2DConditionModel.from_pretrained(root, subfolder="unet", **_weights(root / "unet", dtype))
             vae = AutoencoderKL.from_pretrained(root, subfolder="vae", **_weights(root / "vae", dtype))
@@ -170,7 +167,7 @@ def noise_and_clean(raw: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction_ty
 
 def _weights(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     """Arguments that read safetensors and nothing else; the fp16 files where only those are there."""
-    arguments: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "torch_dtype": dtype}
+    arguments: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "dtype": dtype}
     names = [path.name for path in folder.glob("*.safetensors*")]
     if names and all(".fp16." in name for name in names):
         arguments["variant"] = "fp16"

@@ -1,0 +1,173 @@
+"""The model table `models.toml`, typed, and where a model's folder lies on this machine.
+
+Nothing here goes online. No torch here, so that listing models is quick.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from engine.errors import UserError
+from engine.guidance.vocabulary import Vocabulary, load_vocabulary
+
+ENGINE_FOLDER = Path(__file__).resolve().parent.parent
+TABLE_FILE = Path(__file__).resolve().parent / "models.toml"
+# The parts that together are a model of kind "stable-diffusion".
+PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
+# A folder that holds models by id, looked into before the hub's cache.
+MODELS_VARIABLE = "DREAMFUSION_MODELS"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One row of the table, or a local folder dressed as one. The fields are explained at the top of `models.toml`."""
+
+    id: str
+    title: str
+    kind: str
+    path: str
+    sources: tuple[str, ...]
+    licence: str
+    download_mb: int
+    vram_gb: float
+    resolution_px: int
+    prediction_type: str
+    words: str
+    vocabulary: str
+    note: str
+
+    @property
+    def takes_free_prompts(self) -> bool:
+        return not self.vocabulary
+
+    @property
+    def view_words(self) -> Mapping[str, str]:
+        """View of `engine.scene.view_weights.VIEWS` to the words in a prompt."""
+        return _words()[self.words]["views"]
+
+    @property
+    def shading_words(self) -> Mapping[str, str]:
+        """Shading name to the words in a prompt."""
+        return _words()[self.words]["shadings"]
+
+    def load_vocabulary(self) -> Vocabulary | None:
+        """The words it knows, None if it takes free prompts. Raises UserError, code "model", if the file is missing or broken."""
+        return load_vocabulary(ENGINE_FOLDER / self.vocabulary) if self.vocabulary else None
+
+
+@functools.cache
+def _table() -> dict[str, object]:
+    return tomllib.loads(TABLE_FILE.read_text(encoding="utf-8"))
+
+
+def _words() -> dict[str, dict[str, dict[str, str]]]:
+    return _table()["words"]  # type: ignore[return-value]
+
+
+@functools.cache
+def models() -> dict[str, Model]:
+    """Id to model, in the order of the file; the first is the default."""
+    rows: dict[str, dict[str, object]] = _table()["models"]  # type: ignore[assignment]
+    return {name: _row(name, row) for name, row in rows.items()}
+
+
+def _row(name: str, row: dict[str, object]) -> Model:
+    wanted = {item.name for item in fields(Model)} - {"id"}
+    if row.keys() != wanted:
+        raise ValueError(f"models.{name} in models.toml must have the fields {sorted(wanted)}, got {sorted(row)}")
+    if row["words"] not in _words():
+        raise ValueError(f"models.{name}.words in models.toml is {row['words']!r}, but must be one of {sorted(_words())}")
+    return Model(id=name, **{**row, "sources": tuple(row["sources"])})  # type: ignore[arg-type]
+
+
+def find_model(name: str) -> Model:
+    """The model called `name`: an id of the table, or the path of a folder in Stable Diffusion's layout.
+
+    Raises:
+        UserError: code "model", listing the ids, if it is neither.
+    """
+    known = models()
+    if name in known:
+        return known[name]
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        for model in known.values():  # the shipped folder by its path is still the shipped model, with its words
+            if model.path and folder.resolve() == (ENGINE_FOLDER / model.path).resolve():
+                return model
+        check_parts(folder)
+        return Model(
+            id=str(folder), title=folder.name, kind="stable-diffusion", path=str(folder.resolve()), sources=(), licence="unknown",
+            download_mb=0, vram_gb=8.0, resolution_px=512, prediction_type="epsilon", words="photo", vocabulary="", note="A local folder.",
+        )  # fmt: skip
+    raise UserError(
+        f"model is {name[:120]!r}, but must be one of {', '.join(known)} or a folder with a Stable Diffusion model.",
+        f"Use --model {next(iter(known))}, which ships with the program.",
+        "model",
+    )
+
+
+def model_folder(model: Model) -> Path:
+    """Where the model's five parts lie on this machine: shipped, in the folder DREAMFUSION_MODELS, or in the hub's cache.
+
+    Raises:
+        UserError: code "model", with how to get it, if it is nowhere.
+    """
+    if model.path:
+        folder = ENGINE_FOLDER / model.path  # an absolute path stays as it is
+        if not folder.is_dir():
+            raise UserError(f"The folder {folder} of model {model.id} is missing.", "Install the program again.", "model")
+        check_parts(folder)
+        return folder
+    candidates = [Path(os.environ[MODELS_VARIABLE]).expanduser() / model.id] if os.environ.get(MODELS_VARIABLE) else []
+    candidates += [snapshot for source in model.sources if (snapshot := _cached(source))]
+    for folder in candidates:
+        if all((folder / part).is_dir() for part in PARTS):
+            return folder
+    raise UserError(
+        f"Model {model.id} ({model.title}, {model.download_mb / 1000:.1f} GB, licence {model.licence}) is not on this machine.",
+        f'Run: hf download {model.sources[0]} --include "*/*.json" "*/*.txt" "*/*.fp16.safetensors" --exclude "safety_checker/*", '
+        "or give a folder with --model PATH.",
+        "model",
+    )
+
+
+def is_installed(model: Model) -> bool:
+    """Whether `model_folder` finds it."""
+    try:
+        model_folder(model)
+    except UserError:
+        return False
+    return True
+
+
+def free_prompt_models() -> list[str]:
+    """Ids of the models that take any prompt."""
+    return [model.id for model in models().values() if model.takes_free_prompts]
+
+
+def _cached(source: str) -> Path | None:
+    """Newest snapshot of a hub id in the hub's cache, None if it was never fetched. Never goes online."""
+    try:
+        constants = importlib.import_module("huggingface_hub.constants")
+    except ImportError:
+        return None
+    snapshots = Path(constants.HF_HUB_CACHE) / f"models--{source.replace('/', '--')}" / "snapshots"
+    folders = sorted((path for path in snapshots.glob("*") if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    return folders[-1] if folders else None
+
+
+def check_parts(folder: Path) -> None:
+    """Raise UserError, code "model", unless all five parts are in the folder."""
+    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    if missing:
+        raise UserError(
+            f"The model folder {folder} lacks {', '.join(missing)}.",
+            "Choose a folder in the layout of Stable Diffusion: tokenizer, text_encoder, unet, vae, scheduler.",
+            "model",
+        )
