@@ -75,10 +75,10 @@ class _Run:
 
     def stop_if_cancelled(self) -> None:
         if self.control.cancelled:
-            raise _Cancelled
+            raise _CancelledError
 
 
-class _Cancelled(Exception):
+class _CancelledError(Exception):
     """The user ended the job."""
 
 
@@ -104,13 +104,15 @@ def run_job(
     folder: JobFolder | None = None
     failed: Failed
     try:
-        folder = _prepare(request, out_dir, resume=resume, overwrite=overwrite)
+        folder, warnings = _prepare(request, out_dir, resume=resume, overwrite=overwrite)
         run = _Run(folder, job, emit, control, time.monotonic(), {})
+        for text in warnings:
+            run.warn(text)
         with output_errors(folder.path):
             _run_phases(run)
         run.emit(Result(job=job, folder=str(folder.result)))
         return 0
-    except _Cancelled:
+    except _CancelledError:
         failed, code = Failed(job=job, code=CANCELLED, text="The job was cancelled.", fix="Continue it with --resume."), 130
     except UserError as error:
         failed, code = Failed(job=job, code=error.code, text=error.text, fix=error.fix), 2
@@ -127,29 +129,33 @@ def run_job(
     return code
 
 
-def _prepare(request: JobRequest | None, out_dir: Path, *, resume: bool, overwrite: bool) -> JobFolder:
+def _prepare(request: JobRequest | None, out_dir: Path, *, resume: bool, overwrite: bool) -> tuple[JobFolder, list[str]]:
     """Everything that can be refused before anything is written or loaded."""
     if resume and overwrite:
         raise UserError("--resume continues a job and --overwrite replaces it, so they exclude each other.", "Leave one out.", "option")
     if resume:
         folder = open_job(out_dir, request)
-        _check_model(folder.request)
-        return folder
+        return folder, _check_model(folder.request)
     if request is None:
         raise UserError("The prompt is empty.", 'Say what to make, for example "a red mug".', "prompt")
     check_request(request)
     check_folder(out_dir, resume=False, overwrite=overwrite)
-    _check_model(request)
-    return create_job(out_dir, request, overwrite=overwrite)
+    warnings = _check_model(request)
+    return create_job(out_dir, request, overwrite=overwrite), warnings
 
 
-def _check_model(request: JobRequest) -> None:
-    """Whether the model is there and knows the prompt's words; reads small files only. Raises UserError."""
-    from engine.guidance.model_table import find_model
+def _check_model(request: JobRequest) -> list[str]:
+    """Whether the model is there and knows the prompt's thing; reads small files only. Returns warnings. Raises UserError."""
+    from engine.guidance.model_table import find_model, free_prompt_models, model_folder
+    from engine.guidance.vocabulary import check_prompt
 
     model = find_model(request.model)
-    if model.vocabulary is not None:
-        model.vocabulary.check_prompt(request.prompt)
+    model_folder(model)
+    vocabulary = model.load_vocabulary()
+    if vocabulary is None:
+        return []
+    known = check_prompt(request.prompt, vocabulary, free_prompt_models())
+    return [f"{model.title} does not know {', '.join(known.unknown)} and leaves it out."] if known.unknown else []
 
 
 def _run_phases(run: _Run) -> None:
@@ -169,7 +175,7 @@ def _load(run: _Run) -> tuple[Trainer, torch.device]:
     import torch
 
     from engine.guidance.denoiser import Denoiser
-    from engine.guidance.model_table import find_model
+    from engine.guidance.model_table import find_model, model_folder
     from engine.scene.view_prompts import ViewPrompts
     from engine.scene.view_weights import VIEWS
     from engine.training.checkpoint import latest_checkpoint
@@ -182,7 +188,7 @@ def _load(run: _Run) -> tuple[Trainer, torch.device]:
     run.stop_if_cancelled()
     run.progress("load", 1, 3, text=f"Loading {request.model}")
     model = find_model(request.model)
-    denoiser = Denoiser.load(model.folder, device)
+    denoiser = Denoiser.load(model_folder(model), device)
     run.stop_if_cancelled()
     run.progress("load", 2, 3, text="Reading the prompt")
     words = {view: "" for view in VIEWS} if config.guidance.view_prompts == "off" else model.view_words
@@ -226,7 +232,7 @@ def _train(run: _Run, trainer: Trainer) -> None:
     try:
         train(trainer, run.control, hooks, seed=folder.request.seed)
     except CancelledError:
-        raise _Cancelled from None
+        raise _CancelledError from None
     checkpoint()
     if folder.config.training.preview_every_s:
         _preview(run, trainer)

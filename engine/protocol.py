@@ -220,7 +220,7 @@ COMMANDS: dict[str, type] = {
 }
 _NAME_OF = {cls: name for table in (EVENTS, COMMANDS) for name, cls in table.items()}
 # Lengths that a reader relies on.
-_LENGTHS = {(SetView, "camera_to_world"): 16, (SetView, "window"): 4}
+_LENGTHS: dict[tuple[type, str], int] = {(SetView, "camera_to_world"): 16, (SetView, "window"): 4}
 
 
 def encode(message: Message) -> str:

@@ -16,7 +16,7 @@ from engine.config import JobConfig
 from engine.errors import UserError
 from engine.fields.field import RadianceField, make_field
 from engine.rendering.occupancy import OccupancyGrid
-from engine.rendering.render import RenderOutput, render, render_image
+from engine.rendering.render import PlainImages, RenderOutput, render, render_image, step_size_for
 from engine.scene.cameras import Cameras, camera_rays
 from engine.scene.sampling import sample_cameras, sample_lights
 from engine.schedule import scheduled
@@ -26,8 +26,6 @@ from engine.training.collapse import diverged_error
 from engine.training.ema import Ema
 from engine.training.losses import entropy_loss, is_finite, opacity_loss, orientation_loss, tv_loss
 
-# The box is [-1, 1]^3; a ray crosses at most its diagonal, usually about one side.
-BOX_SIDE = 2.0
 # What a restart after a collapse changes: smaller steps, nothing that pushes the object away.
 GENTLER_RATE = 0.5
 
@@ -73,11 +71,9 @@ class Trainer:
         cfg = self.config
         self.step = 0
         self.field: RadianceField = make_field(cfg.field, self.generator).to(self.device)
-        self.ema = Ema(self.field, cfg.training.ema_decay)
+        self.ema: Ema[RadianceField] = Ema(self.field, cfg.training.ema_decay)
         self.occupancy = OccupancyGrid(cfg.render.occupancy_resolution).to(self.device)
         self.optimizer = OPTIMIZERS[cfg.optimizer.method](self.field.parameter_groups(1.0), 1.0)
-        # parameter_groups(1.0) leaves each group its factor; the scheduled rate multiplies it at every step.
-        self._factors = [float(group["lr"]) for group in self.optimizer.param_groups]
 
     @property
     def n_steps(self) -> int:
@@ -139,7 +135,7 @@ class Trainer:
     @property
     def step_size(self) -> float:
         """Length of a sample in world units."""
-        return BOX_SIDE / self.config.render.n_samples
+        return step_size_for(self.config.render.n_samples)
 
     def _set_level(self) -> None:
         level = self.at(self.config.training.max_level)
@@ -149,8 +145,8 @@ class Trainer:
     def _set_rate(self) -> None:
         cfg = self.config.optimizer
         rate = self.at(cfg.learning_rate) * min(1.0, (self.step + 1) / (cfg.warm_up_steps + 1)) * GENTLER_RATE**self.restarts
-        for factor, group in zip(self._factors, self.optimizer.param_groups):
-            group["lr"] = rate * factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
         if cfg.max_grad_norm > 0:
             torch.nn.utils.clip_grad_norm_(self.field.parameters(), cfg.max_grad_norm)
 
@@ -186,18 +182,18 @@ class Trainer:
         if (weight := self.at(cfg.lambda_tv)) > 0:
             loss = loss + weight * tv_loss(out.opacity)
         if (weight := self.at(cfg.lambda_orientation)) > 0 and out.normals is not None:
-            loss = loss + weight * orientation_loss(out.weights, out.normals, out.rays_d[out.ray_indices], out.rays_d.shape[0])
+            loss = loss + weight * orientation_loss(out.weights, out.normals, out.directions, out.n_rays)
         return loss
 
     def _check(self, loss: Tensor) -> None:
         if self.device.type == "cpu" or self.step % self.config.training.check_every == 0:  # a wait for the GPU
             gradients = [p.grad for p in self.field.parameters() if p.grad is not None]
-            total = torch.stack(torch._foreach_norm(gradients)).sum() if gradients else loss
+            total = torch.stack(list(torch._foreach_norm(gradients))).sum() if gradients else loss
             if not is_finite(loss, total):
                 raise diverged_error("the gradient", self.step, None)
 
     @torch.no_grad()
-    def picture(self, cameras: Cameras, height: int, width: int, *, shading: str = "albedo") -> RenderOutput:
+    def picture(self, cameras: Cameras, height: int, width: int, *, shading: str = "albedo") -> PlainImages:
         """The averaged field through `cameras`, over white, the same every time."""
         background = torch.ones(len(cameras), 3, device=self.device)
         return render_image(

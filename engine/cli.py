@@ -1,0 +1,212 @@
+"""The command line: python -m engine generate | serve | models | doctor. The only place that prints.
+
+Exit codes: 0 done, 1 a fault of the engine, 2 something the user can mend (one sentence and the fix on stderr), 130 cancelled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NoReturn
+
+from engine.config import PRESETS, Option, options
+from engine.errors import UserError
+from engine.job_folder import slug_of
+from engine.progress_bar import ProgressBar
+from engine.protocol import Event, Failed, JobRequest, encode
+from engine.training.control import Control
+from engine.version import ENGINE_VERSION
+
+CANCELLED_EXIT = 130
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
+    as_json = "--json" in argv
+    try:
+        arguments = _parser().parse_args(_joined(argv))
+        return int(arguments.run(arguments))
+    except UserError as error:
+        if as_json:
+            print(encode(Failed(job="", code=error.code, text=error.text, fix=error.fix)), end="", flush=True)
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return CANCELLED_EXIT
+    except BrokenPipeError:  # the reader of our output is gone, for example `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises UserError with the nearest name instead of printing a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.match(r"unrecognized arguments: (\S+)", message)
+        if unknown:
+            given = unknown.group(1).split("=")[0]
+            known = list(self._option_string_actions)
+            for action in self._subparsers._group_actions if self._subparsers else ():  # the options are the command's
+                for parser in (action.choices or {}).values():  # type: ignore[union-attr]
+                    known += [flag for flag in parser._option_string_actions if flag not in known]
+            near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+            fix = f"Did you mean {near[0]}?" if near else "All options: python -m engine generate --help"
+            raise UserError(f"There is no option {given!r}.", fix, "option")
+        message = re.sub(r"^argument (\S+): ", r"\1: ", message)
+        raise UserError(f"{message[:1].upper()}{message[1:]}.", f"See: {self.prog} --help", "option")
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """`--camera.elevation_deg -10,60` as `--camera.elevation-deg=-10,60`: argparse takes a value with a minus for an option."""
+    result: list[str] = []
+    flags = {option.flag for option in options().values()}
+    waiting = False
+    for word in argv:
+        if waiting and re.match(r"-[\d.]", word):
+            result[-1] += "=" + word
+            waiting = False
+            continue
+        name, equals, value = word.partition("=")
+        flag = name.replace("_", "-") if name.startswith("--") else name
+        waiting = flag in flags and not equals
+        result.append(flag + equals + value)
+    return result
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m engine", description="Text to textured mesh by score distillation.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=ENGINE_VERSION)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="command")
+
+    generate = commands.add_parser("generate", help="make a mesh from a prompt", allow_abbrev=False)
+    generate.set_defaults(run=_generate)
+    generate.add_argument("prompt", nargs="?", default=None, help='what to make, for example "a red mug"; with --resume it may be left out')
+    generate.add_argument("--negative", default=None, help="what it must not look like")
+    generate.add_argument("--model", default=None, help="id of the model table, or a folder in Stable Diffusion's layout (default: toybox)")
+    generate.add_argument("--preset", default=None, help=f"{', '.join(PRESETS)} (default: draft)")
+    generate.add_argument("--seed", default=None, help="the same seed gives the same run on the same machine (default: 0)")
+    generate.add_argument("--device", default=None, help="auto, cpu, cuda or cuda:N (default: auto)")
+    generate.add_argument("--out", default=None, help="job folder, made if it is missing (default: named after the prompt)")
+    generate.add_argument("--resume", action="store_true", help="continue from the folder's last checkpoint")
+    generate.add_argument("--overwrite", action="store_true", help="replace a job that lies in the folder")
+    generate.add_argument("--json", action="store_true", help="print events as JSON lines on stdout")
+    group = None
+    for option in options().values():
+        if group is None or group.title != option.group:
+            group = generate.add_argument_group(option.group)
+        group.add_argument(option.flag, dest=option.key, default=None, metavar=_metavar(option), help=option.help.replace("%", "%%"))
+
+    serve = commands.add_parser("serve", help="take commands as JSON lines on stdin (for Blender)", allow_abbrev=False)
+    serve.set_defaults(run=_serve)
+    serve.add_argument("--parent-pid", type=int, default=0, help="end when this process ends")
+
+    models = commands.add_parser("models", help="list the models that can be used", allow_abbrev=False)
+    models.set_defaults(run=_models)
+    models.add_argument("action", nargs="?", choices=["list"], default="list")
+    models.add_argument("--json", action="store_true", help="as JSON")
+
+    doctor = commands.add_parser("doctor", help="say what this machine can do and what is missing", allow_abbrev=False)
+    doctor.set_defaults(run=_doctor)
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+    return parser
+
+
+def _metavar(option: Option) -> str:
+    return option.name.upper()
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    given = {name: getattr(arguments, name) for name in ("negative", "model", "preset", "device") if getattr(arguments, name) is not None}
+    overrides = {key: getattr(arguments, key) for key in options() if getattr(arguments, key) is not None}
+    if arguments.seed is not None:
+        given["seed"] = _whole_number(arguments.seed)
+    request: JobRequest | None = None
+    if arguments.prompt is not None:
+        request = JobRequest(prompt=arguments.prompt, overrides=overrides, **given)
+    elif not arguments.resume:
+        raise UserError("The prompt is missing.", 'Say what to make, for example: generate "a red mug".', "prompt")
+    elif given or overrides:
+        names = ", ".join("--" + name.replace("_", "-") for name in (*given, *overrides))
+        raise UserError(f"--resume continues a job with its own settings, so {names} has no effect.", "Leave it out.", "option")
+    if arguments.out is None and request is None:
+        raise UserError("--resume needs to know which job.", "Say --out and its folder.", "option")
+    out_dir = Path(arguments.out) if arguments.out is not None else Path(f"{slug_of(arguments.prompt)}-{given.get('seed', 0)}")
+    return _run_with_terminal(request, out_dir, resume=arguments.resume, overwrite=arguments.overwrite, as_json=arguments.json)
+
+
+def _run_with_terminal(request: JobRequest | None, out_dir: Path, *, resume: bool, overwrite: bool, as_json: bool) -> int:
+    from engine.jobs import run_job
+
+    control = Control()
+    bar = ProgressBar(sys.stderr)
+
+    def emit(event: Event) -> None:
+        if as_json:
+            print(encode(event), end="", flush=True)
+        if not as_json or isinstance(event, Failed):
+            bar.show(event)
+
+    def interrupted(_signal: int, _frame: object) -> None:
+        # The first asks for a mesh of what is there, the second for an end, the third ends at once.
+        if control.cancelled:
+            raise KeyboardInterrupt
+        if control.finishing:
+            control.cancel()
+            bar.say("Cancelling. Continue later with --resume.")
+        else:
+            control.finish()
+            bar.say("Finishing with what is there; once more cancels.")
+
+    previous = signal.signal(signal.SIGINT, interrupted)
+    try:
+        return run_job(request, out_dir, emit, control, resume=resume, overwrite=overwrite)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        bar.close()
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"seed is {text!r}, but must be a whole number.", "Use --seed 0.", "option") from None
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from engine.server import serve
+
+    serve(arguments.parent_pid)
+    return 0
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from engine.guidance.model_table import is_installed, models
+
+    rows = [{**asdict(model), "installed": is_installed(model)} for model in models().values()]
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    for row in rows:
+        print(f"{row['id']:<12} {'installed' if row['installed'] else '-':<10} {row['title']} ({row['licence']}). {row['note']}")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from engine.doctor import examine
+
+    findings = examine()
+    if arguments.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        signs = {"ok": "ok      ", "warning": "warning ", "missing": "MISSING "}
+        for finding in findings:
+            print(f"{signs[finding.state]} {finding.name}: {finding.text}" + (f"  -> {finding.fix}" if finding.fix else ""))
+    return 2 if any(finding.state == "missing" for finding in findings) else 0
