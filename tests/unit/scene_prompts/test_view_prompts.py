@@ -1,0 +1,117 @@
+"""View prompts: the texts, the blending and the two modes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.scene.view_prompts import PromptEmbeds, ViewMode, ViewPrompts, compose_prompt
+from engine.scene.view_weights import VIEWS, view_weights
+
+TOYBOX_VIEWS = {view: f"{view} view" for view in VIEWS}
+TOYBOX_SHADINGS = {"albedo": "unlit", "textureless": "clay", "lambertian": ""}
+
+
+class Embedder:
+    """Each new text gets the next corner of a simplex, so that weights can be read off the embedding."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.calls = 0
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        self.calls += 1
+        self.texts += texts
+        return torch.eye(32)[: len(texts), None, :].repeat(1, 2, 1)  # [P, 2, 32]
+
+    def weights(self, embeds: Tensor) -> list[dict[str, float]]:
+        return [{text: round(value.item(), 6) for text, value in zip(self.texts, row[0]) if value} for row in embeds]
+
+
+def make(mode: ViewMode = "interpolated", negative: str = "") -> tuple[ViewPrompts, Embedder]:
+    embedder = Embedder()
+    return ViewPrompts("a red mug", negative, embedder, view_words=TOYBOX_VIEWS, shading_words=TOYBOX_SHADINGS, mode=mode), embedder
+
+
+@pytest.mark.parametrize(
+    ("shading", "view", "text"),
+    [
+        ("unlit", "left side view", "a red mug, unlit, left side view"),
+        ("clay", "overhead view", "a red mug, clay, overhead view"),
+        ("", "front view", "a red mug, front view"),
+        ("", "", "a red mug"),
+    ],
+)
+def test_the_grammar_is_toyboxs(shading: str, view: str, text: str) -> None:
+    assert compose_prompt(" a red mug ", shading, view) == text
+
+
+def test_the_grammar_is_the_one_toybox_is_trained_with() -> None:
+    toybox = pytest.importorskip("engine.toybox.prompts")
+    for shading in ("", "unlit", "clay"):
+        for view in VIEWS:
+            assert compose_prompt("a red mug", shading, f"{view} view") == toybox.full_prompt("a red mug", shading, view)
+
+
+def test_a_camera_between_views_gets_both_embeddings_by_angle() -> None:
+    prompts, embedder = make()
+    got = prompts.embeds(torch.tensor([45.0, -90.0]), torch.tensor([18.0, 0.0]), "albedo")
+    assert embedder.weights(got.text) == [
+        {"a red mug, unlit, front view": 0.4, "a red mug, unlit, left side view": 0.4, "a red mug, unlit, overhead view": 0.2},
+        {"a red mug, unlit, right side view": 1.0},
+    ]
+
+
+def test_blending_is_the_shared_lerp_of_the_views_embeddings() -> None:
+    embeds = torch.randn(32, 3, 5, generator=torch.Generator().manual_seed(0))
+    prompts = ViewPrompts("x", "", lambda texts: embeds[: len(texts)], view_words=TOYBOX_VIEWS, shading_words={})
+    azimuth, elevation = torch.tensor([12.0, 200.0]), torch.tensor([33.0, -70.0])
+    wanted = (view_weights(azimuth, elevation)[:, :, None, None] * embeds[None, 1:7]).sum(dim=1)
+    torch.testing.assert_close(prompts.embeds(azimuth, elevation).text, wanted)
+
+
+@pytest.mark.parametrize(
+    ("azimuth", "elevation", "view"),
+    [(44, 0, "front"), (46, 59, "left side"), (181, -59, "back"), (-100, 0, "right side"), (90, 61, "overhead"), (90, -61, "bottom")],
+)
+def test_named_mode_takes_the_nearest_view(azimuth: float, elevation: float, view: str) -> None:
+    prompts, embedder = make("named")
+    got = prompts.embeds(torch.tensor([float(azimuth)]), torch.tensor([float(elevation)]))
+    assert embedder.weights(got.text) == [{f"a red mug, {view} view": 1.0}]
+
+
+def test_off_mode_says_nothing_about_the_view() -> None:
+    prompts, embedder = make("off")
+    got = prompts.embeds(torch.tensor([45.0]), torch.tensor([30.0]), "textureless")
+    assert embedder.weights(got.text) == [{"a red mug, clay": pytest.approx(1.0)}]
+
+
+def test_shadings_without_words_are_asked_for_as_they_are() -> None:
+    prompts, embedder = make()
+    for shading in ("lambertian", "normal", ""):
+        got = prompts.embeds(torch.tensor([0.0]), torch.tensor([0.0]), shading)
+        assert embedder.weights(got.text) == [{"a red mug, front view": 1.0}]
+
+
+def test_the_negative_prompt_is_the_same_for_all_views() -> None:
+    prompts, embedder = make(negative=" foggy ")
+    got = prompts.embeds(torch.tensor([0.0, 180.0]), torch.zeros(2))
+    assert embedder.weights(got.negative) == [{"foggy": 1.0}] * 2
+
+
+def test_texts_are_embedded_once_each_in_one_call() -> None:
+    embedder = Embedder()
+    words = {**TOYBOX_VIEWS, "left side": "side view", "right side": "side view"}
+    ViewPrompts("a red mug", "", embedder, view_words=words, shading_words={})
+    assert embedder.calls == 1
+    assert embedder.texts == ["", *(f"a red mug, {view} view" for view in ("front", "side", "back", "overhead", "bottom"))]
+
+
+def test_missing_view_words_and_unknown_modes_are_refused() -> None:
+    with pytest.raises(ValueError, match="view_words lacks back, bottom"):
+        ViewPrompts("x", "", Embedder(), view_words={v: v for v in VIEWS if not v.startswith("b")}, shading_words={})
+    with pytest.raises(ValueError, match="mode must be"):
+        make("nearest")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"must both be \[B, T, D\]"):
+        PromptEmbeds(torch.zeros(1, 2, 3), torch.zeros(2, 2, 3))
