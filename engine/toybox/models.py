@@ -23,7 +23,7 @@ def make_vae() -> AutoencoderKL:
     return AutoencoderKL(
         sample_size=IMAGE_SIZE,
         latent_channels=LATENT_CHANNELS,
-        block_out_channels=(32, 48, 96),
+        block_out_channels=(16, 32, 64),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         layers_per_block=1,
