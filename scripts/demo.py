@@ -29,10 +29,11 @@ def main() -> int:
     parser.add_argument("--prompt", default="a red mug")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--preset", default="draft")
+    parser.add_argument("--model", default="toybox", help="id in the model table, or a folder in diffusers' layout")
     parser.add_argument("--settings", default="", help="engine settings as name=value, separated by spaces")
     parser.add_argument("--out", type=Path, default=ROOT / "demo")
-    parser.add_argument("--tile-px", type=int, default=360, help="size of each of the four views in render.png")
-    parser.add_argument("--samples", type=int, default=32, help="Cycles samples per pixel")
+    parser.add_argument("--tile-px", type=int, default=320, help="size of each of the four views in render.png")
+    parser.add_argument("--samples", type=int, default=16, help="Cycles samples per pixel")
     options = parser.parse_args()
     out = options.out.resolve()
     begun = time.monotonic()
@@ -67,10 +68,10 @@ def prepare_job_folder(out: Path) -> Path:
 
 
 def engine_alone(options: argparse.Namespace, job: Path) -> int:
-    command = [sys.executable, "-m", "engine", "generate", options.prompt, "--preset", options.preset]
+    command = [sys.executable, "-m", "engine", "generate", options.prompt, "--model", options.model, "--preset", options.preset]
     for word in options.settings.split():
         name, _, value = word.partition("=")
-        command += [f"--{name}", value]
+        command += [f"--{name.replace('_', '-')}", value]
     return subprocess.run([*command, "--seed", str(options.seed), "--out", str(job)], cwd=ROOT, check=False).returncode
 
 
@@ -91,6 +92,7 @@ def with_blender(options: argparse.Namespace, out: Path, job: Path) -> int:
                 prompt=options.prompt,
                 preset=options.preset.upper(),
                 seed=options.seed,
+                model=options.model,
                 settings=options.settings,
                 out_dir=str(job),
             )

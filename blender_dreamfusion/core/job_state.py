@@ -119,6 +119,8 @@ def requested(state: JobState, status: Status) -> JobState:
 
 def headline(state: JobState) -> str:
     """What the panel writes on the bar: "Shaping 120/300 · 1 min 5 s left"."""
+    if not state.is_active:
+        return state.status.value.capitalize()
     if state.status is Status.CANCELLING:
         return "Cancelling"
     if state.status is Status.STARTING:
