@@ -33,7 +33,7 @@ class DenseGrid(nn.Module):
         self.resolutions = resolutions
         self.n_features = features
         self.max_level = 1.0
-        self.levels = nn.ParameterList(nn.Parameter(_small_noise((n + 1,) * 3 + (features,), generator)) for n in resolutions)
+        self.levels = nn.ParameterList(nn.Parameter(_small_noise((features, n + 1, n + 1, n + 1), generator)) for n in resolutions)
 
     @classmethod
     def from_config(cls, config: FieldConfig, generator: torch.Generator) -> DenseGrid:
@@ -44,26 +44,31 @@ class DenseGrid(nn.Module):
         return len(self.resolutions)
 
     def volume(self) -> Tensor:
-        """All open levels in one volume [N, N, N, D], indexed x, y, z. Differentiable in the levels."""
+        """All open levels in one volume [D, N, N, N], axes x, y, z. Differentiable in the levels."""
         total: Tensor | None = None
         for level, openness in zip(self.levels, level_openness(self.n_levels, self.max_level)):
             if openness == 0.0:
                 break
             part = level if openness == 1.0 else level * openness
-            total = part if total is None else resample(total, part.shape[0]) + part
+            total = part if total is None else resample(total, part.shape[1]) + part
         assert total is not None
         return total
 
     def forward(self, positions: Tensor) -> Tensor:
         """Positions [M, 3] in [0, 1]^3 to features [M, D]."""
-        return read_volume(self.volume(), positions)
+        volume = self.volume()
+        return read_table(as_table(volume), volume.shape[1], positions)
 
 
-def read_volume(volume: Tensor, positions: Tensor) -> Tensor:
-    """Trilinear values [M, D] of a volume [N, N, N, D] at positions [M, 3] in [0, 1]^3."""
-    n_points = volume.shape[0]
-    lower, fraction = cell_of(positions, n_points)
-    return gather_sum(volume.reshape(-1, volume.shape[3]), dense_rows(lower, n_points), corner_weights(fraction))
+def as_table(volume: Tensor) -> Tensor:
+    """A volume [D, N, N, N] as a table [N^3, D] whose rows lie together in memory."""
+    return volume.reshape(volume.shape[0], -1).t().contiguous()
+
+
+def read_table(table: Tensor, n_points: int, positions: Tensor) -> Tensor:
+    """Trilinear values [M, D] of a table [n_points^3, D] at positions [M, 3] in [0, 1]^3. Differentiable in both."""
+    lower, fraction = cell_of(positions.t().contiguous(), n_points)
+    return gather_sum(table, dense_rows(lower, n_points), corner_weights(fraction))
 
 
 def _small_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

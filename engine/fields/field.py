@@ -5,25 +5,28 @@ Shapes: M positions, R directions, D features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.fields.activations import ACTIVATIONS, BLOBS
-from engine.fields.dense_grid import DenseGrid, read_volume
+from engine.fields.dense_grid import DenseGrid, as_table, read_table
 from engine.fields.encodings import ENCODINGS
 from engine.fields.field_config import FieldConfig
 from engine.fields.mlp import DirectionNetwork, make_linear
+from engine.fields.trilinear import central_differences
 
 # The corners of a tetrahedron: four looks instead of six give the gradient up to second order (iq, "normals for an SDF").
 _TETRAHEDRON = ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0))
 _FINITE_DIFFERENCE = 0.01
 # Steps of a grid's entries may be larger than those of a network's weights (stable-dreamfusion, threestudio).
 _ENCODING_RATE = 10.0
+
+T = TypeVar("T")
 
 
 class FieldSamples(NamedTuple):
@@ -92,7 +95,7 @@ class RadianceField(nn.Module):
         if not with_normals:
             return FieldSamples(*self.forward(positions), None)
         if self.is_direct and self.config.normals == "analytic":
-            both = read_volume(self._volume_with_gradient(), _to_unit_cube(positions))  # [M, 7]
+            both = self._read(positions, with_gradient=True)  # [M, 7]
             gradient = both[:, 4:7] + self._blob_gradient(positions)
             return FieldSamples(self._density_of(both[:, 0], positions), torch.sigmoid(both[:, 1:4]), _outward(gradient))
         return FieldSamples(*self.forward(positions), self.normals(positions, create_graph=torch.is_grad_enabled()))
@@ -107,8 +110,7 @@ class RadianceField(nn.Module):
             if self.config.normals == "finite_difference":
                 return _outward(self._finite_difference(positions))
             if self.is_direct:
-                volume = self._volume_with_gradient()[..., 4:7]
-                return _outward(read_volume(volume.contiguous(), _to_unit_cube(positions)) + self._blob_gradient(positions))
+                return _outward(self._read(positions, with_gradient=True)[:, 4:7] + self._blob_gradient(positions))
         with torch.enable_grad():
             at = positions.detach().requires_grad_()
             raw = self._logit(self._raw(at)[:, 0], at)
@@ -129,10 +131,9 @@ class RadianceField(nn.Module):
 
     def _raw(self, positions: Tensor) -> Tensor:
         """What is stored at positions, [M, 4]: density and color before their activations."""
-        unit = _to_unit_cube(positions)
         if isinstance(self.encoding, DenseGrid):
-            return self.decoder(read_volume(self._volume(), unit))
-        return self.decoder(self.encoding(unit))
+            return self.decoder(self._read(positions, with_gradient=False))
+        return self.decoder(self.encoding(_to_unit_cube(positions)))
 
     def _logit(self, raw_density: Tensor, positions: Tensor) -> Tensor:
         config = self.config
@@ -142,21 +143,25 @@ class RadianceField(nn.Module):
         inside = (positions.detach().abs() <= 1.0).all(dim=-1)
         return ACTIVATIONS[self.config.activation](self._logit(raw_density, positions)) * inside
 
-    def _volume(self) -> Tensor:
-        assert isinstance(self.encoding, DenseGrid)
-        if self._frozen is None or self._frozen["with_grad"] != torch.is_grad_enabled():
-            return self.encoding.volume()
-        if "volume" not in self._frozen:
-            self._frozen["volume"] = self.encoding.volume()
-        return self._frozen["volume"]
+    def _read(self, positions: Tensor, *, with_gradient: bool) -> Tensor:
+        """[M, D], or [M, D + 3] with the derivative of the density's logit in world units, from the dense grid."""
+        table, n_points = self._once(f"table {with_gradient}", lambda: self._table(with_gradient))
+        return read_table(table, n_points, _to_unit_cube(positions))
 
-    def _volume_with_gradient(self) -> Tensor:
-        """[N, N, N, 7]: what is stored, and the derivative of the density's logit in world units."""
-        frozen = self._frozen if self._frozen is not None and self._frozen["with_grad"] == torch.is_grad_enabled() else {}
-        if "both" not in frozen:
-            volume = self._volume()
-            frozen["both"] = torch.cat([volume, self.config.density_scale * central_differences(volume[..., 0])], dim=-1)
-        return frozen["both"]
+    def _table(self, with_gradient: bool) -> tuple[Tensor, int]:
+        assert isinstance(self.encoding, DenseGrid)
+        volume = self._once("volume", self.encoding.volume)
+        if with_gradient:
+            volume = torch.cat([volume, self.config.density_scale * central_differences(volume[0])])
+        return as_table(volume), volume.shape[1]
+
+    def _once(self, name: str, compute: Callable[[], T]) -> T:
+        """`compute()`, remembered while the field is frozen."""
+        if self._frozen is None or self._frozen["with_grad"] != torch.is_grad_enabled():
+            return compute()
+        if name not in self._frozen:
+            self._frozen[name] = compute()
+        return self._frozen[name]
 
     def _blob_gradient(self, positions: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -174,20 +179,6 @@ class RadianceField(nn.Module):
 def make_field(config: FieldConfig, generator: torch.Generator) -> RadianceField:
     """A new field on the generator's device: the blob, mid-grey."""
     return RadianceField(config, generator).to(generator.device)
-
-
-def central_differences(volume: Tensor) -> Tensor:
-    """Gradient [N, N, N, 3] in world units of a volume [N, N, N] over [-1, 1]^3; one-sided on the faces."""
-    spacing = 2.0 / (volume.shape[0] - 1)
-    parts = []
-    for axis in range(3):
-        length = volume.shape[axis]
-        after = volume.narrow(axis, 2, length - 2)
-        inner = (after - volume.narrow(axis, 0, length - 2)) / (2.0 * spacing)
-        first = (volume.narrow(axis, 1, 1) - volume.narrow(axis, 0, 1)) / spacing
-        last = (volume.narrow(axis, length - 1, 1) - volume.narrow(axis, length - 2, 1)) / spacing
-        parts.append(torch.cat([first, inner, last], dim=axis))
-    return torch.stack(parts, dim=-1)
 
 
 def _to_unit_cube(positions: Tensor) -> Tensor:

@@ -31,9 +31,9 @@ class FieldConfig:
     density_scale: float = 10.0
     """Multiplies the stored number before the activation, so that the optimizer's small steps can build a hard surface. 0.01..1000."""
     blob_density: float = 6.0
-    """Density at the center of the blob that stands there at the start, before the activation. 0 starts empty. 0..1000."""
+    """Density at the center of the blob that stands there at the start; 0 starts with nothing but mist. 0..1000."""
     blob_radius: float = 0.45
-    """Size of that blob: where softplus has fallen to nearly nothing, or the standard deviation for exp. 0.01..1."""
+    """Distance from the center at which the blob has become a haze: a tenth of its density. 0.01..1."""
     normals: Literal["analytic", "finite_difference"] = "analytic"
     """How the direction of surfaces is found: from the derivative of the grid, or from four more looks at the density."""
 

@@ -48,21 +48,21 @@ class HashGrid(nn.Module):
     def forward(self, positions: Tensor) -> Tensor:
         """Positions [M, 3] in [0, 1]^3 to features [M, L * D]."""
         outputs = []
+        across = positions.t().contiguous()  # [3, M]
         tables = self.table.split(self.sizes)
         for table, resolution, openness in zip(tables, self.resolutions, level_openness(self.n_levels, self.max_level)):
             if openness == 0.0:
                 outputs.append(positions.new_zeros(positions.shape[0], self.features))
                 continue
-            lower, fraction = cell_of(positions, resolution + 1)
+            lower, fraction = cell_of(across, resolution + 1)
             features = gather_sum(table, corner_rows(lower, resolution + 1, table.shape[0]), corner_weights(fraction))
             outputs.append(features if openness == 1.0 else features * openness)
         return torch.cat(outputs, dim=1)
 
 
 def corner_rows(lower: Tensor, n_points: int, table_size: int) -> Tensor:
-    """Rows [M, 8] of a cell's corners: in grid order if all points fit into the table, else xor of coordinate times prime."""
+    """Rows [8, M] of a cell's corners: in grid order if all points fit into the table, else xor of coordinate times prime."""
     if n_points**3 <= table_size:
         return dense_rows(lower, n_points)
-    both = torch.stack([lower, lower + 1], dim=-1) * torch.tensor(_PRIMES, device=lower.device)[:, None]  # [M, 3, 2]
-    xy = both[:, 0, :, None] ^ both[:, 1, None, :]  # [M, 2, 2]
-    return (xy[..., None] ^ both[:, 2, None, None, :]).reshape(-1, 8) & (table_size - 1)
+    x, y, z = (torch.stack([axis, axis + 1]) * prime for axis, prime in zip(lower, _PRIMES))  # each [2, M]
+    return (x[:, None, None] ^ y[None, :, None] ^ z[None, None, :]).reshape(8, -1) & (table_size - 1)
