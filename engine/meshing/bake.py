@@ -25,7 +25,7 @@ AlbedoFn = Callable[[Tensor], Tensor]
 """Maps positions [M, 3] float32 to albedo [M, 3] float32 in [0, 1], sRGB-encoded."""
 
 # The inward ray starts this many lattice cells outside the surface and ends this many inside.
-INSET_OUTSIDE_CELLS, INSET_INSIDE_CELLS, INSET_SAMPLES = 1.0, 3.0, 12
+INSET_OUTSIDE_CELLS, INSET_INSIDE_CELLS, INSET_SAMPLES = 1.0, 8.0, 27
 
 
 def vertex_normals(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -118,5 +118,6 @@ def bake_albedo(
             total[:, channel] += np.bincount(texel[part], colors[:, channel], minlength=texture_size * texture_size)
         report(min(1.0, (start + chunk) / len(face)))
     baked = (count > 0).reshape(texture_size, texture_size)
-    mean = (total / np.maximum(count, 1)[:, None]).reshape(texture_size, texture_size, 3)
+    # NaN until written: what the filling should miss must show, not turn black.
+    mean = np.where(count[:, None] > 0, total / np.maximum(count, 1)[:, None], np.nan).reshape(texture_size, texture_size, 3)
     return np.clip(fill_gutters(mean, baked), 0, 1).astype(np.float32), baked

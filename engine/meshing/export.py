@@ -82,7 +82,7 @@ def write_glb(path: Path, mesh: MeshResult, name: str = "asset") -> None:
 
     scene = trimesh.Scene()
     scene.add_geometry(_textured(mesh, name, y_up=True), geom_name=name, node_name=name)
-    path.write_bytes(scene.export(file_type="glb"))
+    scene.export(str(path), file_type="glb")
 
 
 def write_obj(path: Path, mesh: MeshResult, name: str = "asset") -> None:
@@ -101,7 +101,17 @@ def write_obj(path: Path, mesh: MeshResult, name: str = "asset") -> None:
     for vertex, uv in zip(mesh.faces + 1, uv_index + 1):
         lines.append("f " + " ".join(f"{a}/{b}/{a}" for a, b in zip(vertex, uv)))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    material = [f"newmtl {name}", "Ka 0 0 0", "Kd 1 1 1", "Ks 0 0 0", "d 1", "illum 1", f"Pr {ROUGHNESS}", "Pm 0", f"map_Kd {path.stem}.png"]
+    material = [
+        f"newmtl {name}",
+        "Ka 0 0 0",
+        "Kd 1 1 1",
+        "Ks 0 0 0",
+        "d 1",
+        "illum 1",
+        f"Pr {ROUGHNESS}",
+        "Pm 0",
+        f"map_Kd {path.stem}.png",
+    ]
     path.with_suffix(".mtl").write_text("\n".join(material) + "\n", encoding="utf-8")
     write_png(path.with_suffix(".png"), mesh.albedo)
 
@@ -121,7 +131,7 @@ def write_ply(path: Path, mesh: MeshResult) -> None:
     import trimesh
 
     plain = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_colors=vertex_colors(mesh), process=False)
-    path.write_bytes(plain.export(file_type="ply"))
+    plain.export(str(path), file_type="ply")
 
 
 def write_result(folder: Path, mesh: MeshResult, slug: str = "asset") -> list[Path]:

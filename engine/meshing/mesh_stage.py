@@ -102,7 +102,7 @@ def make_mesh(
     corner_uvs, _ = unwrap(vertices, faces, texture_size=config.texture_size, padding=config.padding)
     report("bake", 0.8)
     inset = seen_depth(density_at, vertices, vertex_normals(vertices, faces), cell, device=device) if config.inset else None
-    albedo, baked = bake_albedo(
+    albedo, _ = bake_albedo(
         albedo_at,
         vertices,
         faces,
@@ -113,13 +113,12 @@ def make_mesh(
         device=device,
         report=lambda fraction: report("bake", 0.8 + 0.2 * fraction),
     )
-    unwritten = int((~np.isfinite(albedo).all(axis=-1)).sum()) if baked.any() else baked.size
     wanted = field_silhouettes(opacity)
     stats = MeshStats(
         n_faces=len(faces),
         open_edges=open_edges(faces),
         uv_overlap=uv_overlap(corner_uvs, config.texture_size),
-        black_texels=unwritten,
+        black_texels=int((~np.isfinite(albedo).all(axis=-1)).sum()),
         isovalue=isovalue,
         silhouette_iou=iou(silhouettes(vertices, faces, cameras, *wanted.shape[1:]), wanted),
         seconds=time.monotonic() - started,

@@ -75,13 +75,17 @@ def _edge_x(a: FloatArray, b: FloatArray, y: FloatArray) -> FloatArray:
 
 def _spans(corners: FloatArray, height: int, width: int) -> tuple[IntArray, IntArray, IntArray, IntArray]:
     """Cut triangles [F, 3, 2] into pixel rows: (face, row, first column, number of columns), all [n]."""
-    ys = corners[:, :, 1]
-    first_row = np.ceil(np.clip(ys.min(axis=1), 0, height) - 0.5).astype(np.int64)
-    end_row = np.ceil(np.clip(ys.max(axis=1), 0, height) - 0.5).astype(np.int64)
-    face, row = _ranges(first_row, end_row - first_row)
+    ya, yb, yc = corners[:, 0, 1], corners[:, 1, 1], corners[:, 2, 1]
+    first_row = np.ceil(np.clip(np.minimum(np.minimum(ya, yb), yc), 0, height) - 0.5).astype(np.int64)
+    end_row = np.ceil(np.clip(np.maximum(np.maximum(ya, yb), yc), 0, height) - 0.5).astype(np.int64)
+    # Most triangles of a fine mesh in a small picture meet no row at all: leave them before anything costly.
+    met = np.flatnonzero(end_row > first_row)
+    owner, row = _ranges(first_row[met], (end_row - first_row)[met])
     center = row + 0.5
-    ordered = np.take_along_axis(corners, np.argsort(ys, axis=1, kind="stable")[:, :, None], axis=1)[face]
-    low, mid, high = ordered[:, 0], ordered[:, 1], ordered[:, 2]
+    kept = corners[met]
+    order = np.argsort(kept[:, :, 1], axis=1, kind="stable")
+    low, mid, high = (kept[np.arange(len(met)), order[:, i]][owner] for i in range(3))
+    face = met[owner]
     # Rows are half open upwards: a row through the middle corner belongs to the upper edge.
     lower = center < mid[:, 1]
     x_long = _edge_x(low, high, center)
