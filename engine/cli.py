@@ -55,7 +55,7 @@ class _Parser(argparse.ArgumentParser):
             given = unknown.group(1).split("=")[0]
             known = list(self._option_string_actions)
             for action in self._subparsers._group_actions if self._subparsers else ():  # the options are the command's
-                for parser in (action.choices or {}).values():  # type: ignore[union-attr]
+                for parser in dict(action.choices or {}).values():  # type: ignore[call-overload]
                     known += [flag for flag in parser._option_string_actions if flag not in known]
             near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
             fix = f"Did you mean {near[0]}?" if near else "All options: python -m engine generate --help"

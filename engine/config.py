@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.errors import UserError
+from engine.errors import UserError, check_range
 from engine.fields.field_config import FieldConfig
 from engine.meshing.mesh_config import MeshConfig
 from engine.options import field_docs, from_json, parse_value, to_json, to_text
@@ -39,6 +39,8 @@ class OutputConfig:
     """Further mesh files, with commas between: glb, obj, ply."""
 
     def __post_init__(self) -> None:
+        check_range("output.turntable-frames", self.turntable_frames, 0, 720)
+        check_range("output.turntable-size-px", self.turntable_size_px, 32, 2048)
         for word in self.format_list():
             if word not in ("glb", "obj", "ply"):
                 raise UserError(f"output.formats holds {word!r}, but knows glb, obj and ply.", "Use --output.formats glb,obj.", "option")

@@ -44,4 +44,4 @@ def check_interval(option: str, value: tuple[float, ...], low: float, high: floa
 
 
 def _short(value: float) -> str:
-    return f"{value:g}"
+    return f"{value:.10g}"

@@ -35,7 +35,7 @@ def check_scheduled(option: str, value: Scheduled, low: float, high: float) -> N
         times, values = value[0::2], value[1::2]
         if len(value) < 2 or len(value) % 2 or list(times) != sorted(times) or times[0] < 0:
             raise UserError(
-                f"{option} is {','.join(f'{part:g}' for part in value)}, but must be one number or step,value,step,value,... "
+                f"{option} is {','.join(f'{part:.10g}' for part in value)}, but must be one number or step,value,step,value,... "
                 "with rising steps.",
                 f"Use --{option} {values[0] if values else low:g} for a value that stays.",
                 "option",
@@ -43,7 +43,7 @@ def check_scheduled(option: str, value: Scheduled, low: float, high: float) -> N
     for part in values:
         if not low <= part <= high:
             raise UserError(
-                f"{option} is {part:g}, but must lie in {low:g}..{high:g}.",
+                f"{option} is {part:.10g}, but must lie in {low:.10g}..{high:.10g}.",
                 f"Leave --{option} out to take the preset's value.",
                 "option",
             )
