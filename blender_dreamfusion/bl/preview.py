@@ -27,7 +27,7 @@ class PanelPreview:
         if self._pictures is None:
             self._pictures = bpy.utils.previews.new()
         self._pictures.clear()
-        self._pictures.load(key, path, "IMAGE")
+        self._pictures.load(key, path, "IMAGE", True)  # reload: Blender caches pictures by their path
         self._shown = key
 
     def close(self) -> None:

@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.blender_results import PACKAGE, ROOT, write_box_result
+
 # Read by Blender when it starts, so before bpy is imported: nobody's own preferences are touched.
 USER_FOLDER = Path(tempfile.mkdtemp(prefix="dreamfusion-tests-"))
 os.environ["BLENDER_USER_RESOURCES"] = str(USER_FOLDER)
-PACKAGE = ".".join(("bl_ext", "user_default", "blender_dreamfusion"))
 _exit_status = 0
 
 bpy = pytest.importorskip("bpy", reason="no bpy wheel for this Python")
@@ -65,56 +64,9 @@ def fresh_file(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     importlib.import_module(f"{PACKAGE}.blender_dreamfusion.ui.runtime").shutdown()
 
 
-def write_png(path: Path, pixels: np.ndarray) -> None:
-    """[H, W, 3] uint8, first row on top; with the standard library, so that Blender's own reader is what is tested."""
-    import struct
-    import zlib
-
-    height, width = pixels.shape[:2]
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    rows = b"".join(b"\0" + pixels[row].tobytes() for row in range(height))
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
-
-
 @pytest.fixture
 def result_folder(tmp_path: Path) -> Path:
     return write_box_result(tmp_path / "job" / "result")
-
-
-def write_box_result(folder: Path, prompt: str = "a red box", seed: int = 7) -> Path:
-    """A box of 0.6 x 0.8 x 1.2, off the origin, with a red front (-Y), and all other sides blue; every corner its own vertex."""
-    import json
-
-    low, high = np.array([0.1, -0.5, -0.9]), np.array([0.7, 0.3, 0.3])
-    quads = {  # counter-clockwise from outside
-        "front": [(0, 0, 0), (1, 0, 0), (1, 0, 1), (0, 0, 1)],
-        "back": [(1, 1, 0), (0, 1, 0), (0, 1, 1), (1, 1, 1)],
-        "right": [(1, 0, 0), (1, 1, 0), (1, 1, 1), (1, 0, 1)],
-        "left": [(0, 1, 0), (0, 0, 0), (0, 0, 1), (0, 1, 1)],
-        "top": [(0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)],
-        "bottom": [(0, 1, 0), (1, 1, 0), (1, 0, 0), (0, 0, 0)],
-    }
-    vertices, faces, corner_uvs = [], [], []
-    for name, quad in quads.items():
-        left = 0.05 if name == "front" else 0.55  # red is the left half of the picture, blue the right
-        square = [(left, 0.1), (left + 0.4, 0.1), (left + 0.4, 0.9), (left, 0.9)]
-        first = len(vertices)
-        vertices += [low + np.array(corner) * (high - low) for corner in quad]
-        for triangle in ((0, 1, 2), (0, 2, 3)):
-            faces.append([first + corner for corner in triangle])
-            corner_uvs.append([square[corner] for corner in triangle])
-    folder.mkdir(parents=True)
-    np.savez(folder / "mesh.npz", vertices=np.float32(vertices), faces=np.int32(faces), corner_uvs=np.float32(corner_uvs))
-    pixels = np.zeros((32, 32, 3), np.uint8)
-    pixels[:, :16, 0] = 220
-    pixels[:, 16:, 2] = 220
-    write_png(folder / "albedo.png", pixels)
-    (folder / "result.json").write_text(json.dumps({"request": {"prompt": prompt, "seed": seed, "preset": "draft"}, "engine": "0.1.0"}))
-    return folder
 
 
 @pytest.fixture

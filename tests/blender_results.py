@@ -1,0 +1,55 @@
+"""Result folders for the Blender tests, written without torch and without Blender."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "bl_ext.user_default.blender_dreamfusion"
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """[H, W, 3] uint8, first row on top; with the standard library, so that Blender's own reader is what is tested."""
+    height, width = pixels.shape[:2]
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + pixels[row].tobytes() for row in range(height))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def write_box_result(folder: Path, prompt: str = "a red box", seed: int = 7) -> Path:
+    """A box of 0.6 x 0.8 x 1.2, off the origin, with a red front (-Y), and all other sides blue; every corner its own vertex."""
+    low, high = np.array([0.1, -0.5, -0.9]), np.array([0.7, 0.3, 0.3])
+    quads = {  # counter-clockwise from outside
+        "front": [(0, 0, 0), (1, 0, 0), (1, 0, 1), (0, 0, 1)],
+        "back": [(1, 1, 0), (0, 1, 0), (0, 1, 1), (1, 1, 1)],
+        "right": [(1, 0, 0), (1, 1, 0), (1, 1, 1), (1, 0, 1)],
+        "left": [(0, 1, 0), (0, 0, 0), (0, 0, 1), (0, 1, 1)],
+        "top": [(0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)],
+        "bottom": [(0, 1, 0), (1, 1, 0), (1, 0, 0), (0, 0, 0)],
+    }
+    vertices, faces, corner_uvs = [], [], []
+    for name, quad in quads.items():
+        left = 0.05 if name == "front" else 0.55  # red is the left half of the picture, blue the right
+        square = [(left, 0.1), (left + 0.4, 0.1), (left + 0.4, 0.9), (left, 0.9)]
+        first = len(vertices)
+        vertices += [low + np.array(corner) * (high - low) for corner in quad]
+        for triangle in ((0, 1, 2), (0, 2, 3)):
+            faces.append([first + corner for corner in triangle])
+            corner_uvs.append([square[corner] for corner in triangle])
+    folder.mkdir(parents=True)
+    np.savez(folder / "mesh.npz", vertices=np.float32(vertices), faces=np.int32(faces), corner_uvs=np.float32(corner_uvs))
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:, :16, 0] = 220
+    pixels[:, 16:, 2] = 220
+    write_png(folder / "albedo.png", pixels)
+    (folder / "result.json").write_text(json.dumps({"request": {"prompt": prompt, "seed": seed, "preset": "draft"}, "engine": "0.1.0"}))
+    return folder
