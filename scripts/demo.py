@@ -42,7 +42,8 @@ def main() -> int:
         job = prepare_job_folder(out)
         if importlib.util.find_spec("bpy") is None:
             version = f"{sys.version_info.major}.{sys.version_info.minor}"
-            print(f"No bpy for Python {version} here, so the engine runs alone: no scene.blend, no render.png. Use Python 3.11 or 3.13 for all.")
+            print(f"No bpy for Python {version} here, so the engine runs alone: no scene.blend, no render.png.")
+            print("Use Python 3.11 or 3.13 for all of it.")
             code = engine_alone(options, job)
         else:
             code = with_blender(options, out, job)

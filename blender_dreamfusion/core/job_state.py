@@ -1,7 +1,7 @@
 """The state of a job as a frozen value, and how events change it. Pure: no process, no clock, no bpy.
 
-    idle -> starting -> running <-> paused -> finishing -> done
-                \\-> cancelling -> cancelled         any -> failed
+idle -> starting -> running <-> paused -> finishing -> done
+            \\-> cancelling -> cancelled         any -> failed
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ FALLBACK_STEM = "asset"
 def slug(prompt: str, max_bytes: int = STEM_BYTES) -> str:
     """Letters and digits of the prompt, lower case, joined by "-": "A red Mug!" becomes "a-red-mug".
 
-    The same form as the engine's file names, but letters of every script stay; at most `max_bytes` bytes of UTF-8, never cut inside a character; never empty.
+    The same form as the engine's file names, but letters of every script stay. At most `max_bytes` bytes of UTF-8, never cut
+    inside a character; never empty.
     """
     words = re.findall(r"[^\W_]+", unicodedata.normalize("NFC", prompt).lower())
     return clip_utf8("-".join(words), max_bytes).strip("-") or FALLBACK_STEM

@@ -36,7 +36,7 @@ NOT_SET_UP = Problem(
 
 
 def parse_overrides(text: str) -> dict[str, str]:
-    """"training.n_steps=100 field.encoding=hash" as a dictionary. Raises: ValueError with a sentence for the user."""
+    """ "training.n_steps=100 field.encoding=hash" as a dictionary. Raises: ValueError with a sentence for the user."""
     overrides = {}
     for word in text.split():
         match = _OVERRIDE.fullmatch(word)

@@ -19,6 +19,8 @@ from tests.blender_results import PACKAGE, ROOT, write_box_result
 # Read by Blender when it starts, so before bpy is imported: nobody's own preferences are touched.
 USER_FOLDER = Path(tempfile.mkdtemp(prefix="dreamfusion-tests-"))
 os.environ["BLENDER_USER_RESOURCES"] = str(USER_FOLDER)
+# For the real engine: on a busy machine, spinning threads of several programs slow each other down tenfold.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 _exit_status = 0
 
 bpy = pytest.importorskip("bpy", reason="no bpy wheel for this Python")

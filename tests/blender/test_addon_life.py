@@ -16,7 +16,9 @@ HANDLER_LISTS = [name for name in dir(bpy.app.handlers) if isinstance(getattr(bp
 
 def footprint() -> dict:
     """Everything of ours that Blender knows."""
-    classes = {cls.__name__ for kind in bpy.types.bpy_struct.__subclasses__() for cls in descendants(kind) if "dreamfusion" in cls.__module__}
+    classes = {
+        cls.__name__ for kind in bpy.types.bpy_struct.__subclasses__() for cls in descendants(kind) if "dreamfusion" in cls.__module__
+    }
     handlers = [f.__module__ for name in HANDLER_LISTS for f in getattr(bpy.app.handlers, name) if "dreamfusion" in str(f.__module__)]
     operators = [name for name in dir(bpy.ops.dreamfusion)]
     return {

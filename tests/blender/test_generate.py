@@ -39,8 +39,8 @@ def use_fake(tmp_path, monkeypatch):
 def tiny_model(tmp_path_factory, engine_python) -> Path:
     """A Stable Diffusion layout with random weights, written by a process that may import torch."""
     folder = tmp_path_factory.mktemp("tiny_sd")
-    code = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); from pathlib import Path; import tiny_sd; tiny_sd.build_tiny_sd(Path({str(folder)!r}))"
-    subprocess.run([engine_python, "-c", code], check=True, capture_output=True)
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import tiny_sd; tiny_sd.build_tiny_sd(Path(sys.argv[2]))"
+    subprocess.run([engine_python, "-c", code, str(ROOT / "tests"), str(folder)], check=True, capture_output=True)
     return folder
 
 
@@ -65,7 +65,11 @@ def test_every_failure_of_the_engine_is_an_error_of_the_operator(use_fake, addon
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [({"prompt": " "}, "The prompt is empty"), ({"prompt": "a mug", "settings": "steps"}, "is not a setting"), ({"prompt": "x" * 2_000_000}, "too long")],
+    [
+        ({"prompt": " "}, "The prompt is empty"),
+        ({"prompt": "a mug", "settings": "steps"}, "is not a setting"),
+        ({"prompt": "x" * 2_000_000}, "too long"),
+    ],
 )
 def test_bad_input_is_refused_before_an_engine_starts(use_fake, addon, arguments, words):
     use_fake("slow")
@@ -85,7 +89,9 @@ def test_values_not_given_come_from_the_scenes_panel(use_fake, addon, monkeypatc
     seen = []
     runtime = addon("ui.runtime")
     real_start = runtime.start
-    monkeypatch.setattr(runtime, "start", lambda request, *args, **kwargs: (seen.append((request, args[1])), real_start(request, *args, **kwargs)))
+    monkeypatch.setattr(
+        runtime, "start", lambda request, *args, **kwargs: (seen.append((request, args[1])), real_start(request, *args, **kwargs))
+    )
     settings = bpy.context.scene.dreamfusion
     settings.prompt, settings.preset, settings.seed, settings.height_m = "a blue chair", "STANDARD", 5, 0.9
     bpy.context.scene.cursor.location = (1, 2, 3)

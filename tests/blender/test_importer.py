@@ -157,7 +157,12 @@ def test_operator_and_function_import_the_same_mesh(result_folder, addon):
 
 
 def everything() -> list:
-    return [*bpy.data.objects, *bpy.data.meshes, *bpy.data.materials, *(image for image in bpy.data.images if image.name != "Render Result")]
+    return [
+        *bpy.data.objects,
+        *bpy.data.meshes,
+        *bpy.data.materials,
+        *(image for image in bpy.data.images if image.name != "Render Result"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,11 @@ def test_while_running_bar_pace_and_buttons_show(in_state):
 @pytest.mark.parametrize("status", ["IDLE", "STARTING", "RUNNING", "PAUSED", "FINISHING", "CANCELLING", "DONE", "FAILED", "CANCELLED"])
 def test_every_state_draws_and_every_poll_answers(in_state, addon, status):
     Status = addon("core.job_state").Status
-    in_state(status=Status[status], warnings=("The prompt names two props; the first is used.",), problem=addon("core.problem").Problem("It failed.", "Do this."))
+    in_state(
+        status=Status[status],
+        warnings=("The prompt names two props; the first is used.",),
+        problem=addon("core.problem").Problem("It failed.", "Do this."),
+    )
     draw()
     polls = {name: getattr(bpy.ops.dreamfusion, name).poll() for name in ("generate", "cancel", "finish_now", "pause")}
     is_active = status in {"STARTING", "RUNNING", "PAUSED", "FINISHING", "CANCELLING"}
@@ -121,8 +125,16 @@ def test_a_preview_picture_shows_its_newest_content(addon, tmp_path):
     assert preview.icon_id == 0
     preview.show(str(tmp_path / "p.png"), "1")
     assert preview._pictures["1"].image_size[:] == (8, 8)
-    write_png(tmp_path / "p.png", np.full((4, 4, 3), 255, np.uint8))
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    pixels[0, :, 0] = 255  # the top row is red
+    write_png(tmp_path / "p.png", pixels)
     preview.show(str(tmp_path / "p.png"), "2")
     assert list(preview._pictures) == ["2"] and preview._pictures["2"].image_size[:] == (4, 4)
+    shown = np.array(preview._pictures["2"].image_pixels_float).reshape(4, 4, 4)
+    assert shown[3, 0, 0] == 1.0 and shown[0, 0, 0] == 0.0, "rows go up"
+    (tmp_path / "p.png").write_bytes(b"half a pict")
+    preview.show(str(tmp_path / "p.png"), "3")
+    assert list(preview._pictures) == ["2"], "what cannot be read keeps the last picture"
+    assert len(bpy.data.images) == 0
     preview.close()
     assert preview.icon_id == 0

@@ -246,7 +246,9 @@ def test_polling_costs_little_while_events_pour_in(start):
 
 
 def test_environment_is_scrubbed_of_other_pythons():
-    kept = scrubbed_environment({"PATH": "/bin", "PYTHONPATH": "/x", "CONDA_PREFIX": "/c", "LD_LIBRARY_PATH": "/l", "DREAMFUSION_HOME": "/d"})
+    kept = scrubbed_environment(
+        {"PATH": "/bin", "PYTHONPATH": "/x", "CONDA_PREFIX": "/c", "LD_LIBRARY_PATH": "/l", "DREAMFUSION_HOME": "/d"}
+    )
     assert kept == {"PATH": "/bin", "DREAMFUSION_HOME": "/d"}
 
 
