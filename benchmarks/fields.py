@@ -113,7 +113,9 @@ def fit(config: FieldConfig, noun: str, *, n_steps: int, size: int, n_samples: i
     return Fit(field, occupancy, cpu_s, psnr, iou, reached)
 
 
-def step_ms(field: RadianceField, occupancy: OccupancyGrid, size: int, shading: str, n_samples: int, repeats: int = 7) -> tuple[int, float, float]:
+def step_ms(
+    field: RadianceField, occupancy: OccupancyGrid, size: int, shading: str, n_samples: int, repeats: int = 7
+) -> tuple[int, float, float]:
     """Samples of a step of four views, and median processor milliseconds of its forward and backward."""
     generator = torch.Generator().manual_seed(0)
     cameras, background = draw_cameras(VIEWS_PER_STEP, generator), torch.rand(VIEWS_PER_STEP, 3, generator=generator)
@@ -152,7 +154,9 @@ def main() -> None:
     for name in arguments.only.split(","):
         config = CONFIGS[name]
         for noun in arguments.props.split(","):
-            made = fit(config, noun, n_steps=arguments.steps, size=arguments.size, n_samples=arguments.samples, target_db=arguments.target_db)
+            made = fit(
+                config, noun, n_steps=arguments.steps, size=arguments.size, n_samples=arguments.samples, target_db=arguments.target_db
+            )
             each = 1e3 * made.cpu_s / arguments.steps
             print(
                 f"| {name} | {noun} | {made.cpu_s:.1f} | {each:.0f} | {made.cpu_s_to_target:.1f} | {made.psnr_db:.2f} | {made.iou:.3f} |",

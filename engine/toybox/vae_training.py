@@ -28,6 +28,8 @@ RGB_WEIGHT = 0.5
 KL_WEIGHT = 2e-4
 EDGE_WEIGHT = 0.6
 DEGRADED_SHARE = 0.3
+# Spread of the channels that carry edges, against 1 of those that carry colour.
+DETAIL_SPREAD = 0.6
 # The decoder must bear what the U-Net gets slightly wrong.
 LATENT_NOISE = 0.08
 
@@ -80,10 +82,30 @@ def train(data: Path, out: Path, *, steps: int, batch: int, seconds: float, bf16
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         if step % 50 == 0:
-            print(json.dumps({"step": step, "s": round(time.monotonic() - began), **{k: round(v, 4) for k, v in parts.items()}}), flush=True)
+            seconds_spent = round(time.monotonic() - began)
+            print(json.dumps({"step": step, "s": seconds_spent, **{k: round(v, 4) for k, v in parts.items()}}), flush=True)
         if step % 300 == 299:
             save(vae, out, checked)
+    balance(vae, checked)
     save(vae, out, checked)
+
+
+@torch.no_grad()
+def balance(vae: AutoencoderKL, images: Tensor) -> None:
+    """Fold a scale per channel into the convolutions on both sides of the latents, so that pictures come out the same.
+
+    Colour channels get unit spread, the others `DETAIL_SPREAD`: the U-Net then spends its effort on colour and outline
+    first, and noise hides edges before it hides them.
+    """
+    mean = vae.encode(images).latent_dist.mean
+    spread = torch.full((mean.shape[1],), DETAIL_SPREAD)
+    spread[:3] = 1.0
+    scale = spread / mean.std(dim=(0, 2, 3))
+    channels = len(scale)
+    vae.quant_conv.weight[:channels] *= scale[:, None, None, None]
+    vae.quant_conv.bias[:channels] *= scale
+    vae.quant_conv.bias[channels:] += 2 * scale.log()  # the log variances
+    vae.post_quant_conv.weight /= scale[None, :, None, None]
 
 
 @torch.no_grad()
