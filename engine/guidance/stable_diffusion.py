@@ -53,7 +53,8 @@ class StableDiffusion(Denoiser):
         self._shift_factor = float(getattr(vae.config, "shift_factor", None) or 0.0)
         # The parts come in `dtype` already: diffusers warns, at length, when told to cast again.
         self._unet = unet.to(device=device).eval().requires_grad_(False)
-        self._vae = vae.to(device=device).eval().requires_grad_(False)
+        # Channels last: Toybox's VAE decodes a sixth faster on a CPU. Its U-Net gains nothing, so that stays as it is.
+        self._vae = vae.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self._text_encoder = text_encoder.to(device=device).eval().requires_grad_(False)
         self._tokenizer = tokenizer
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from engine.scene.view_weights import VIEWS, view_weights
 
-ViewMode = Literal["interpolated", "named", "off"]
+ViewMode = Literal["interpolated", "named"]
 
 # Above this elevation DreamFusion says "overhead view" whatever the azimuth (2209.14988, section 3.2).
 OVERHEAD_ELEVATION_DEG = 60.0
@@ -58,8 +58,8 @@ class ViewPrompts:
         embed: list of P texts to embeddings [P, T, D]; called once here, never later.
         view_words: for each view of VIEWS the words a model knows it by ("left side" -> "side view").
         shading_words: shading name ("albedo", "lambertian", "textureless") to the words for it; names that are missing get none.
-        mode: "interpolated" blends the embeddings with `view_weights`, "named" takes the nearest view's alone,
-            "off" says nothing about the view.
+        mode: "interpolated" blends the embeddings with `view_weights`, "named" takes the nearest view's alone.
+            With view_words that are all "" the prompt says nothing about the view.
     Raises:
         ValueError: if a view has no words or the mode is unknown.
     """
@@ -77,13 +77,12 @@ class ViewPrompts:
         missing = [view for view in VIEWS if view not in view_words]
         if missing:
             raise ValueError(f"view_words lacks {', '.join(missing)}")
-        if mode not in ("interpolated", "named", "off"):
-            raise ValueError(f"mode must be interpolated, named or off, got {mode!r}")
+        if mode not in ("interpolated", "named"):
+            raise ValueError(f"mode must be interpolated or named, got {mode!r}")
         self.mode = mode
         shadings = {"": "", **{name: words for name, words in shading_words.items() if words}}
         self.texts: dict[str, list[str]] = {
-            shading: [compose_prompt(prompt, words, "" if mode == "off" else view_words[view]) for view in VIEWS]
-            for shading, words in shadings.items()
+            shading: [compose_prompt(prompt, words, view_words[view]) for view in VIEWS] for shading, words in shadings.items()
         }
         # Views may share words ("side view" twice): each text is embedded once.
         unique = list(dict.fromkeys([negative.strip(), *(text for texts in self.texts.values() for text in texts)]))
@@ -97,7 +96,7 @@ class ViewPrompts:
 
     def weights(self, azimuth_deg: Tensor, elevation_deg: Tensor) -> Tensor:
         """[B, V] float32: how much of each view's embedding a camera gets, rows sum to 1."""
-        if self.mode != "named":
+        if self.mode == "interpolated":
             return view_weights(azimuth_deg, elevation_deg)
         sides = view_weights(azimuth_deg, torch.zeros_like(azimuth_deg))[:, :4].argmax(dim=1)  # [B]
         nearest = torch.where(elevation_deg > OVERHEAD_ELEVATION_DEG, VIEWS.index("overhead"), sides)

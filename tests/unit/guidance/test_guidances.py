@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.guidance.ddim import falling_levels
 from engine.guidance.denoiser import Denoiser
 from engine.guidance.distillation import Guidance, classifier_free, distillation_loss, limit, rescale
 from engine.guidance.guidances import GUIDANCES
@@ -81,6 +82,12 @@ def test_limits_are_what_their_names_say() -> None:
     assert limit(grad, 0.0, "normalize", 2.0).square().mean(dim=(1, 2, 3)).sqrt().tolist() == pytest.approx([2.0, 2.0])
     assert limit(torch.zeros(1, 1, 2, 2), 0.0, "normalize", 1.0).abs().max() == 0
     assert limit(grad, 0.0, "off", 1.0) is grad
+
+
+def test_levels_fall_in_equal_steps_that_would_end_at_zero() -> None:
+    got = [level.tolist() for level in falling_levels(torch.tensor([900, 40]), 4)]
+    assert got == [[900, 40], [675, 30], [450, 20], [225, 10]]
+    assert [level.tolist() for level in falling_levels(torch.tensor([7]), 1)] == [[7]]
 
 
 # Gradients

@@ -81,8 +81,9 @@ def test_named_mode_takes_the_nearest_view(azimuth: float, elevation: float, vie
     assert embedder.weights(got.text) == [{f"a red mug, {view} view": 1.0}]
 
 
-def test_off_mode_says_nothing_about_the_view() -> None:
-    prompts, embedder = make("off")
+def test_without_view_words_nothing_is_said_about_the_view() -> None:
+    embedder = Embedder()
+    prompts = ViewPrompts("a red mug", "", embedder, view_words=dict.fromkeys(VIEWS, ""), shading_words=TOYBOX_SHADINGS)
     got = prompts.embeds(torch.tensor([45.0]), torch.tensor([30.0]), "textureless")
     assert embedder.weights(got.text) == [{"a red mug, clay": pytest.approx(1.0)}]
 
