@@ -27,6 +27,8 @@ SCRUBBED_PREFIXES = ("PYTHON", "CONDA")
 SCRUBBED_NAMES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 # A killed process is gone in milliseconds; longer means the kernel is busy writing its memory out.
 KILL_WAIT_S = 3.0
+# The log is begun anew beyond this: nobody reads further back, and nobody empties it.
+MAX_LOG_BYTES = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class EngineProcess:
 
     Args:
         command: program and arguments.
-        log_path: gets the engine's stderr, and what it writes on stdout that is no message. Its folder is created.
+        log_path: gets the engine's stderr, after what is in it. Its folder is created.
     Raises: OSError if the program cannot be started.
     """
 
@@ -72,7 +74,8 @@ class EngineProcess:
         self.events: queue.SimpleQueue[Incoming] = queue.SimpleQueue()
         self.last_heard = time.monotonic()
         self._outgoing: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        with log_path.open("ab") as log:
+        is_long = log_path.exists() and log_path.stat().st_size > MAX_LOG_BYTES
+        with log_path.open("wb" if is_long else "ab") as log:
             self._process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.PIPE,

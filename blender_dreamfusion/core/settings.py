@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,8 @@ def find_engine_python(preference: str, engine_folder: Path, environ: Mapping[st
     """
     named = environ.get(ENGINE_PYTHON_VARIABLE, "").strip() or preference.strip()
     if named:
-        return Path(named)
+        # Not resolved: a virtual environment's python is a link, and only its own path leads to its packages.
+        return Path(shutil.which(named) or Path(named).expanduser().absolute())
     installed = engine_folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     return installed if installed.exists() else None
 

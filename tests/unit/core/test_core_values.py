@@ -125,6 +125,8 @@ def test_engine_python_comes_from_the_environment_then_the_preference_then_the_o
     assert settings.find_engine_python("/pref/python", tmp_path, variable) == Path("/env/python")
     assert settings.find_engine_python("/pref/python", tmp_path, {}) == Path("/pref/python")
     assert settings.find_engine_python("", tmp_path, {}) is None
+    assert settings.find_engine_python("env/bin/python", tmp_path, {}) == Path.cwd() / "env/bin/python", "the engine runs elsewhere"
+    assert settings.find_engine_python("sh", tmp_path, {}).is_absolute()
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").touch()
     assert settings.find_engine_python("", tmp_path, {}) == tmp_path / "bin" / "python"
