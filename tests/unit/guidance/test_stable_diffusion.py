@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
 
 from engine.errors import UserError
 from engine.guidance.ddim import denoise, sample
@@ -173,7 +174,9 @@ def test_a_folder_that_lacks_parts_names_them(tmp_path: Path) -> None:
 
 def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
     build_tiny_sd(tmp_path)
-    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").rename(tmp_path / "unet" / "diffusion_pytorch_model.bin")
+    safe = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(safe), safe.with_suffix(".bin"))  # a pickle that diffusers would read if it were let
+    safe.unlink()
     with pytest.raises(UserError, match="cannot be loaded") as caught:
         Denoiser.load(tmp_path)
     assert caught.value.code == "model" and "safetensors" in str(caught.value)
