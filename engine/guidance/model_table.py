@@ -101,9 +101,13 @@ def find_model(name: str) -> Model:
             if model.path and folder.resolve() == (ENGINE_FOLDER / model.path).resolve():
                 return model
         check_parts(folder)
+        # A folder that brings a vocabulary was trained as Toybox is, by its script: it speaks Toybox's words and no others.
+        vocabulary = folder.resolve() / "vocabulary.json"
+        is_toy = vocabulary.is_file()
         return Model(
             id=str(folder), title=folder.name, kind="stable-diffusion", path=str(folder.resolve()), sources=(), licence="unknown",
-            download_mb=0, vram_gb=8.0, resolution_px=512, prediction_type="epsilon", words="photo", vocabulary="", note="A local folder.",
+            download_mb=0, vram_gb=0.0 if is_toy else 8.0, resolution_px=64 if is_toy else 512, prediction_type="epsilon",
+            words="toybox" if is_toy else "photo", vocabulary=str(vocabulary) if is_toy else "", note="A local folder.",
         )  # fmt: skip
     raise UserError(
         f"model is {name[:120]!r}, but must be one of {', '.join(known)} or a folder with a Stable Diffusion model.",

@@ -95,3 +95,13 @@ def test_a_model_in_the_hubs_cache_is_found_also_under_a_mirrors_name(monkeypatc
 def test_the_table_is_read_without_torch() -> None:
     code = "import sys; from engine.guidance.model_table import models; models(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ENGINE_FOLDER.parent, check=False).returncode == 0
+
+
+def test_a_local_folder_with_a_vocabulary_speaks_toybox_s_words(tmp_path):
+    for part in ("tokenizer", "text_encoder", "unet", "vae", "scheduler"):
+        (tmp_path / part).mkdir()
+    assert find_model(str(tmp_path)).takes_free_prompts and find_model(str(tmp_path)).words == "photo"
+    (tmp_path / "vocabulary.json").write_text('{"nouns": {"mug": ["cup"]}}')
+    model = find_model(str(tmp_path))
+    assert model.words == "toybox" and not model.takes_free_prompts
+    assert model.load_vocabulary().nouns == {"mug": ("cup",)}
