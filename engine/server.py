@@ -88,9 +88,12 @@ class Server:
         self._ending.set()
         self._control.cancel()
         self._jobs.put(None)
-        timer = threading.Timer(EXIT_GRACE_S, os._exit, (0,))
+        timer = threading.Timer(EXIT_GRACE_S, self._exit)
         timer.daemon = True
         timer.start()
+
+    def _exit(self) -> None:
+        os._exit(0)
 
     def _heartbeat(self) -> None:
         while not self._ending.wait(HEARTBEAT_S):

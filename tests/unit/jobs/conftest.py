@@ -9,12 +9,12 @@ from tests.tiny_sd import build_tiny_sd
 
 torch.set_num_threads(1)
 
-# A job of about a second once diffusers is imported.
+# A job of about a second once diffusers is imported. The isovalue is given because looking for it takes longer than the rest.
 SMALL = [
     "--training.n-steps", "6", "--training.batch-size", "1", "--render.size-px", "16", "--render.n-samples", "24",
     "--render.occupancy-resolution", "16", "--field.finest-resolution", "16", "--field.n-levels", "2",
     "--training.preview-size-px", "32", "--mesh.resolution", "16", "--mesh.target-faces", "300", "--mesh.texture-size", "64",
-    "--mesh.supersample", "1", "--output.turntable-frames", "2", "--output.turntable-size-px", "64",
+    "--mesh.supersample", "1", "--mesh.isovalue", "2", "--output.turntable-frames", "2", "--output.turntable-size-px", "64",
 ]  # fmt: skip
 
 
@@ -36,15 +36,15 @@ class Generated:
 
 @pytest.fixture
 def generate(model, tmp_path, capsys):
-    """Run `generate` in this process with the tiny model; keyword `settings` comes after the small ones."""
+    """Run `generate` in this process with the tiny model; `last` comes after the small settings and so wins."""
 
-    def run(*words, folder=None, small=True):
+    def run(*words, folder=None, small=True, last=()):
         folder = folder or tmp_path / "job"
         capsys.readouterr()
         arguments = ["generate", *words, "--out", str(folder), "--json"]
         if small:
             arguments += [*SMALL, "--model", model]
-        code = main(arguments)
+        code = main([*arguments, *last])
         captured = capsys.readouterr()
         return Generated(code, captured.out, folder, captured.err)
 
