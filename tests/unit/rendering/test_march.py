@@ -87,6 +87,8 @@ def test_rays_that_miss_and_rays_along_an_axis() -> None:
     torch.testing.assert_close(t_near[1:3], torch.tensor([2.0, 0.0]))
     torch.testing.assert_close(t_far[1:3], torch.tensor([4.0, 1.0]))
     assert march(rays_o, rays_d, OccupancyGrid(8), 0.1).packed_info[:, 1].tolist() == [0, 20, 10, 0]
+    # 2.2..4.2 holds the seven points 2.25, 2.55, ... 4.05, one more than the quotient of the lengths
+    assert march(torch.tensor([[0.0, -3.2, 0.0]]), rays_d[1:2], OccupancyGrid(8), 0.3).packed_info.tolist() == [[0, 7]]
     nothing = march(rays_o[:1], rays_d[:1], OccupancyGrid(8), 0.1)
     assert nothing.ray_indices.shape == (0,) and nothing.packed_info.tolist() == [[0, 0]]
 
