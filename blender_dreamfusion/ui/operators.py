@@ -73,7 +73,10 @@ class DREAMFUSION_OT_generate(bpy.types.Operator):
         except (ValueError, OSError) as error:  # ProtocolError is a ValueError
             text = "The prompt is too long. Keep it under 1,000 characters." if isinstance(error, messages.ProtocolError) else str(error)
             return self._refuse(text)
-        return self._wait() if bpy.app.background else {"FINISHED"}
+        if bpy.app.background:
+            return self._wait()
+        problem = runtime.problem()  # the engine could not even be started
+        return {"FINISHED"} if problem is None else self._refuse(str(problem))
 
     def _wait(self) -> set[str]:
         progress = TerminalProgress(sys.stdout)

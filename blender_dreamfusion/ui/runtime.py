@@ -84,6 +84,7 @@ def start(request: messages.JobRequest, folder: Path, plan: ImportPlan, *, pytho
     _runtime.plan, _runtime.problem = plan, None
     if not bpy.app.background and not bpy.app.timers.is_registered(_tick):
         bpy.app.timers.register(_tick, first_interval=ACTIVE_POLL_S, persistent=True)
+    _redraw()
 
 
 def current_plan(location: tuple[float, float, float], height_m: float, scene: bpy.types.Scene) -> ImportPlan:
