@@ -49,12 +49,14 @@ def sample_cameras(config: CameraConfig, n: int, step: int, n_steps: int, *, gen
 
 
 def sample_lights(config: LightConfig, cameras: Cameras, *, generator: torch.Generator) -> Tensor:
-    """[B, 3] float32 unit: from the surface towards the light, a normal draw round each camera's position.
+    """[B, 3] float32 unit: from the surface towards the light, a normal draw round a place above each camera.
 
-    Source: DreamFusion (2209.14988), appendix A.2. Near the camera, so that most of what is seen is lit.
+    Near the camera, so that most of what is seen is lit: DreamFusion (2209.14988), appendix A.2; above it, as light mostly is.
     """
+    toward = torch.nn.functional.normalize(cameras.positions, dim=-1)
     offsets = torch.randn(len(cameras), 3, generator=generator) * config.spread
-    return torch.nn.functional.normalize(cameras.positions + offsets, dim=-1)
+    offsets[:, 2] += config.lift
+    return torch.nn.functional.normalize(toward + offsets, dim=-1)
 
 
 def _shrunk(interval: tuple[float, float], center: float, part: float) -> tuple[float, float]:

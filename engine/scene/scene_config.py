@@ -15,7 +15,7 @@ class CameraConfig:
 
     azimuth_deg: tuple[float, float] = (-180.0, 180.0)
     """Lowest and highest azimuth. 0 is the front, 90 the object's left side. -180..180."""
-    elevation_deg: tuple[float, float] = (-15.0, 65.0)
+    elevation_deg: tuple[float, float] = (-20.0, 75.0)
     """Lowest and highest elevation. 0 is the horizon, 90 looks straight down. -90..90."""
     radius: tuple[float, float] = (2.75, 3.2)
     """Nearest and farthest distance to the look-at point. 1.2..20."""
@@ -54,16 +54,22 @@ class LightConfig:
     """Part of the steps that show shape alone, white under light. 0..1, may be scheduled."""
     lambertian_ratio: Scheduled = 0.35
     """Part of the steps that show colour under light; the rest shows bare colour. 0..1, may be scheduled."""
-    ambient_ratio: tuple[float, float] = (0.1, 0.6)
+    ambient_ratio: tuple[float, float] = (0.35, 0.7)
     """Least and most ambient light of a lit step: 0 is light only, 1 is none. 0..1."""
-    spread: float = 1.0
-    """Standard deviation of the light's position round the camera, in world units. 0..10."""
+    spread: float = 0.5
+    """Standard deviation of the light's place round the camera, in camera distances. 0..10."""
+    lift: float = 0.6
+    """How far the light hangs above the camera, in camera distances. -10..10."""
+    clay: float = 0.72
+    """Brightness of the surface in textureless steps. 1 is white as in DreamFusion; 0.72 is the clay that Toybox knows. 0.1..1."""
 
     def __post_init__(self) -> None:
         check_scheduled("light.textureless-ratio", self.textureless_ratio, 0, 1)
         check_scheduled("light.lambertian-ratio", self.lambertian_ratio, 0, 1)
         check_interval("light.ambient-ratio", self.ambient_ratio, 0, 1)
         check_range("light.spread", self.spread, 0, 10)
+        check_range("light.lift", self.lift, -10, 10)
+        check_range("light.clay", self.clay, 0.1, 1)
         if isinstance(self.textureless_ratio, float) and isinstance(self.lambertian_ratio, float):
             total = self.textureless_ratio + self.lambertian_ratio
             if total > 1:

@@ -109,6 +109,8 @@ class Trainer:
         shading, ambient_ratio = self._draw_shading()
         light = sample_lights(cfg.light, cameras, generator=self.generator).to(self.device)
         cameras = cameras.to(self.device)
+        # The renderer's textureless surface is white. Rendered over a brighter background and darkened as a whole, it is clay.
+        clay = cfg.light.clay if shading == "textureless" else 1.0
         out = render(  # 2. image [B, H, W, 3]
             self.field,
             cameras,
@@ -116,13 +118,13 @@ class Trainer:
             size,
             self.occupancy,
             step_size=self.step_size,
-            background=self._background(cameras, size),
+            background=self._background(cameras, size) / clay,
             shading=shading,
             ambient_ratio=ambient_ratio,
             light_direction=light,
             generator=self.device_generator,
         )
-        guidance_loss = self.teacher.loss(out.image, cameras, shading, self.step, self.n_steps, self.device_generator)  # 3.
+        guidance_loss = self.teacher.loss(out.image * clay, cameras, shading, self.step, self.n_steps, self.device_generator)  # 3.
         loss = cfg.guidance.weight * guidance_loss + self._regularisers(out)  # 4.
         self.optimizer.zero_grad(set_to_none=True)  # 5.
         loss.backward()

@@ -81,7 +81,9 @@ def test_a_gpu_that_is_not_there_is_refused(generate):
 
 
 def test_a_folder_in_a_folder_that_is_missing(generate, tmp_path):
-    refused(generate("a mug", folder=tmp_path / "no" / "job"), f"The folder {tmp_path / 'no'}, in which the output shall lie, does not exist.")
+    refused(
+        generate("a mug", folder=tmp_path / "no" / "job"), f"The folder {tmp_path / 'no'}, in which the output shall lie, does not exist."
+    )
     assert not (tmp_path / "no").exists()
 
 

@@ -162,7 +162,15 @@ def test_the_view_of_the_user_is_what_previews_show(model, tmp_path):
     from engine.protocol import Preview, SetView
 
     control = Control()
-    control.set_view(SetView(job="a", camera_to_world=(1.0, 0, 0, 0, 0, 0, -1, -3, 0, 1, 0, 0, 0, 0, 0, 1), window=(-0.4, 0.4, -0.3, 0.3), width_px=40, height_px=24))
+    control.set_view(
+        SetView(
+            job="a",
+            camera_to_world=(1.0, 0, 0, 0, 0, 0, -1, -3, 0, 1, 0, 0, 0, 0, 0, 1),
+            window=(-0.4, 0.4, -0.3, 0.3),
+            width_px=40,
+            height_px=24,
+        )
+    )
     from engine.jobs import run_job
     from engine.protocol import JobRequest
 

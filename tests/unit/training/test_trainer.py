@@ -177,6 +177,24 @@ def test_a_gradient_that_is_not_finite_stops_before_the_optimizer():
     assert all(torch.equal(p, q) for p, q in zip(trainer.field.parameters(), before))
 
 
+def test_clay_darkens_the_textureless_surface_and_not_what_is_behind_it():
+    class Looks(BallTeacher):
+        def loss(self, images, *rest):
+            self.images = images.detach()
+            return super().loss(images, *rest)
+
+    def seen(clay):
+        teacher = Looks()
+        trainer_of(
+            teacher, light__textureless_ratio=1, light__lambertian_ratio=0, light__clay=clay, light__ambient_ratio="1,1"
+        ).train_step()
+        return teacher.images
+
+    white, clay = seen(1.0), seen(0.5)
+    assert torch.allclose(white[:, 0, 0], clay[:, 0, 0], atol=1e-5)
+    assert (white[:, 8, 8].amax(-1) > clay[:, 8, 8].amax(-1) + 0.1).all()
+
+
 class DarkTeacher:
     """Wants to see the background alone."""
 
