@@ -125,11 +125,34 @@ def smooth(vertices: NDArray[np.floating], faces: NDArray[np.integer], rounds: i
     return moved.astype(np.float32)
 
 
+def without_folds(faces: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Faces without pairs on the same three vertices that look in opposite directions.
+
+    Such a pair is a flap of no thickness that edge collapse leaves behind; its edges then have four faces. Both faces pass each
+    of their edges in opposite directions, so taking the pair away leaves a closed surface closed.
+    """
+    faces = np.asarray(faces, np.int64)
+    ordered = np.sort(faces, axis=1)
+    # A cyclic shift keeps the orientation, a swap turns it round: is the vertex after the lowest one the middle one?
+    lowest = faces.argmin(axis=1)
+    forward = faces[np.arange(len(faces)), (lowest + 1) % 3] == ordered[:, 1]
+    _, group = np.unique(ordered, axis=0, return_inverse=True)
+    group = group.reshape(-1)
+    keep = np.ones(len(faces), dtype=bool)
+    for name in np.flatnonzero(np.bincount(group) > 1):  # a handful
+        members = np.flatnonzero(group == name)
+        ahead, back = members[forward[members]], members[~forward[members]]
+        n = min(len(ahead), len(back))
+        keep[ahead[:n]] = keep[back[:n]] = False
+    return faces[keep]
+
+
 def decimate(vertices: NDArray[np.floating], faces: NDArray[np.integer], target_faces: int) -> Mesh:
     """The mesh with at most target_faces triangles by quadric edge collapse, still closed.
 
-    Edge collapse can pinch thin parts into edges with three or four faces. Then milder settings are tried, then more faces; in
-    the worst case the mesh is returned as it was, so the result is closed whenever the input is.
+    Edge collapse leaves flaps now and then, which are removed. Where it pinches a thin part into edges with four faces, other
+    settings are tried, then more faces; in the worst case the mesh is returned as it was, so the result is closed whenever the
+    input is.
     """
     import fast_simplification
 
@@ -143,7 +166,7 @@ def decimate(vertices: NDArray[np.floating], faces: NDArray[np.integer], target_
             points, triangles = fast_simplification.simplify(
                 np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32), target_count=target, agg=aggressiveness
             )
-            reduced = np.asarray(triangles, np.int64)
+            reduced = without_folds(triangles)
             if len(reduced) > 1.05 * target or not is_closed(reduced):
                 continue
             # A collapse can also turn a thin part inside out without opening an edge.

@@ -28,7 +28,7 @@ COARSE_RESOLUTION = 48
 # Densities below this are air: a ray across the whole world box (length 2 sqrt 3) would be 3 % opaque.
 MIN_DENSITY = 1e-2
 # The logarithm is cut this far from the isovalue on both sides. A field that jumps from nothing to a lot within one cell is
-# then cut half way, where the unclipped logarithm would put the surface almost at the inner lattice point.
+# then cut about half way, where the whole logarithm would put the surface almost at the inner lattice point.
 LOG_RANGE = 3.0
 
 
