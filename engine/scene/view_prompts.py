@@ -80,7 +80,7 @@ class ViewPrompts:
         if mode not in ("interpolated", "named"):
             raise ValueError(f"mode must be interpolated or named, got {mode!r}")
         self.mode = mode
-        shadings = {"": "", **{name: words for name, words in shading_words.items() if words}}
+        shadings = {"": "", **shading_words}
         self.texts: dict[str, list[str]] = {
             shading: [compose_prompt(prompt, words, view_words[view]) for view in VIEWS] for shading, words in shadings.items()
         }
