@@ -26,8 +26,8 @@ class ImageTarget:
     x0_hat is the classifier-free x0 with rescaled contrast, after `n_ddim_steps` deterministic steps.
 
     Size against SDS: in latent space with one step, z - x0_hat = sigma/alpha (eps_hat - eps), so `timestep_weight` "sds", which
-    is alpha sigma, makes exactly the gradient of SDS with w = 1 - alpha_bar; "uniform" weighs high noise levels sigma/alpha
-    times more than "sds" over sigma^2 and is MVDream's. In image space a render of any size is judged as if it had the
+    is alpha sigma, makes exactly the gradient of SDS with w = 1 - alpha_bar; "uniform" is MVDream's and weighs a level
+    1 / (alpha sigma) times as much: more at both ends of the noise. In image space a render of any size is judged as if it had the
     denoiser's size (the sum over its pixels is scaled by image_size^2 / (H W)), so the balance with regularisers holds
     when the resolution grows.
     """
