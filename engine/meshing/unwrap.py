@@ -9,6 +9,7 @@ import logging
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from engine.meshing.raster import covered_pixels
 
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 # Overlaps are looked for on a lattice this much finer than the texture.
 OVERLAP_SUPERSAMPLE = 2
 MAX_ROUNDS = 4
+# Up to so many overlapping triangles are put into gaps between islands one by one; more are worth a new packing.
+MAX_MOVED = 24
 
 
 def uv_to_pixels(corner_uvs: NDArray[np.floating], height: int, width: int) -> NDArray[np.float64]:
@@ -63,6 +66,54 @@ def _atlas(vertices: NDArray[np.floating], groups: list[NDArray[np.int32]], text
     return result
 
 
+def _double_area(corners: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Twice the area of triangles [n, 3, 2 or 3]."""
+    u, v = (corners[:, i].astype(np.float64) - corners[:, 0] for i in (1, 2))
+    return np.sqrt(np.maximum((u * u).sum(1) * (v * v).sum(1) - (u * v).sum(1) ** 2, 0))
+
+
+def _flat(triangle: NDArray[np.floating]) -> NDArray[np.float64]:
+    """A triangle [3, 3] laid into the plane, [3, 2], its middle at the origin, counter-clockwise with y up."""
+    a, b, c = triangle.astype(np.float64)
+    base = max(float(np.linalg.norm(b - a)), 1e-12)
+    along = float((c - a) @ (b - a)) / base
+    flat = np.array([[0, 0], [base, 0], [along, np.sqrt(max(float((c - a) @ (c - a)) - along**2, 0))]])
+    return flat - flat.mean(axis=0)
+
+
+def move_to_gaps(
+    corner_uvs: NDArray[np.float32],
+    vertices: NDArray[np.floating],
+    faces: NDArray[np.integer],
+    moved: NDArray[np.int64],
+    size: int,
+    padding: int,
+) -> NDArray[np.float32] | None:
+    """The UV map with the triangles `moved` laid into the widest gaps between islands, or None if one finds no room.
+
+    An overlap is mostly one sliver that folds over its neighbour; a second run of xatlas for it would double the time.
+    """
+    result = corner_uvs.copy()
+    stay = np.setdiff1d(np.arange(len(faces)), moved)
+    fine = size * OVERLAP_SUPERSAMPLE
+    pixel, _ = covered_pixels(uv_to_pixels(corner_uvs[stay], fine, fine), fine, fine)
+    taken = np.zeros((fine, fine), dtype=bool)
+    taken.reshape(-1)[pixel] = True
+    scale = np.sqrt(_double_area(corner_uvs[stay]).sum() / max(_double_area(vertices[faces[stay]]).sum(), 1e-30))  # UV per world unit
+    rows, columns = np.mgrid[:fine, :fine]
+    for face in moved:
+        flat = _flat(vertices[faces[face]]) * scale * fine * [1, -1]  # rows run down
+        radius = float(np.linalg.norm(flat, axis=1).max())
+        room = ndimage.distance_transform_edt(~np.pad(taken, 1, constant_values=True))[1:-1, 1:-1]
+        row, column = np.unravel_index(int(room.argmax()), room.shape)
+        if room[row, column] < radius + padding * OVERLAP_SUPERSAMPLE:
+            return None
+        center = np.array([column + 0.5, row + 0.5])
+        result[face] = (np.array([0.0, 1.0]) + np.array([1.0, -1.0]) * (center + flat) / fine).astype(np.float32)
+        taken |= (rows - row) ** 2 + (columns - column) ** 2 <= (radius + 1) ** 2
+    return result
+
+
 def unwrap(
     vertices: NDArray[np.floating], faces: NDArray[np.integer], *, texture_size: int = 512, padding: int = 4
 ) -> tuple[NDArray[np.float32], int]:
@@ -84,6 +135,13 @@ def unwrap(
         for members, uvs in zip(groups, _atlas(vertices, [faces[members].astype(np.int32) for members in groups], texture_size, padding)):
             corner_uvs[members] = uvs
         overlap, guilty = overlap_pixels(corner_uvs, texture_size * OVERLAP_SUPERSAMPLE)
+        if 0 < len(guilty) <= 2 * MAX_MOVED:
+            smaller = guilty[np.argsort(_double_area(corner_uvs[guilty]))]
+            for n_moved in (len(guilty) // 2, len(guilty)):  # mostly the smaller half folds over the larger
+                tidy = move_to_gaps(corner_uvs, vertices, faces, smaller[:n_moved], texture_size, padding)
+                if tidy is not None and overlap_pixels(tidy, texture_size * OVERLAP_SUPERSAMPLE)[0] == 0:
+                    corner_uvs, overlap = tidy, 0
+                    break
         if overlap == 0:
             break
         logger.info("UV map: %d faces overlap, round %d", len(guilty), round_)

@@ -41,6 +41,7 @@ def shells(p: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(sphere(p), -sphere(p, radius=0.4)), sphere(p, radius=0.2))
 
 
+_REMEMBERED: dict[tuple[object, ...], Tensor] = {}
 SHAPES: dict[str, Sdf] = {"sphere": sphere, "torus": torus, "table": table, "two": two, "shells": shells}
 
 
@@ -57,7 +58,13 @@ class KnownField:
         return self.peak * torch.sigmoid(-self.sdf(positions) / self.softness) * inside_box
 
     def opacity(self, cameras: Cameras, size: int = 48, n_steps: int = 128) -> Tensor:
-        """[V, size, size], by brute force."""
+        """[V, size, size], by brute force; remembered, for several tests ask the same."""
+        key = (self, id(cameras), size, n_steps)
+        if key not in _REMEMBERED:
+            _REMEMBERED[key] = self._opacity(cameras, size, n_steps)
+        return _REMEMBERED[key]
+
+    def _opacity(self, cameras: Cameras, size: int, n_steps: int) -> Tensor:
         rays_o, rays_d = camera_rays(cameras, size, size)
         t = torch.linspace(1.6, 4.4, n_steps)
         rows = []

@@ -55,18 +55,55 @@ def test_overlapping_triangles_are_counted_and_named():
     assert count >= 300 and list(faces) == [0, 1]
 
 
-def test_islands_that_overlap_are_cut_off_and_packed_anew(unwrapped, monkeypatch):
-    vertices, faces, _ = unwrapped
+def folding_atlas(monkeypatch, folded, times=1):
+    """xatlas folds an island now and then; here always, the first `times` times. Returns the list of its calls."""
     real, calls = unwrap_module._atlas, []
 
     def folding(vertices, groups, texture_size, padding):
         result = real(vertices, groups, texture_size, padding)
         calls.append(len(groups))
-        if len(calls) == 1:  # xatlas folds an island now and then; here always, the first time
-            result[0][5] = result[0][900]
+        if len(calls) <= times:
+            result[0][folded] = result[0][900 : 900 + len(folded)]
         return result
 
     monkeypatch.setattr(unwrap_module, "_atlas", folding)
+    return calls
+
+
+def test_a_few_overlapping_triangles_move_into_gaps_without_a_second_packing(unwrapped, monkeypatch):
+    vertices, faces, _ = unwrapped
+    calls = folding_atlas(monkeypatch, [5, 6, 7])
+    corner_uvs, overlap = unwrap(vertices, faces, texture_size=256, padding=2)
+    assert calls == [1] and overlap == 0 == uv_overlap(corner_uvs, 256)
+    assert corner_uvs.min() >= 0 and corner_uvs.max() <= 1
+    u, v = corner_uvs[:, 1] - corner_uvs[:, 0], corner_uvs[:, 2] - corner_uvs[:, 0]
+    in_uv = u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
+    assert in_uv.min() > -1e-9  # nothing is mirrored, neither by xatlas nor by the move
+    world = np.linalg.norm(np.cross(*(vertices[faces[:, i]] - vertices[faces[:, 0]] for i in (1, 2))), axis=1)
+    moved = np.r_[5:8, 900:903]
+    np.testing.assert_allclose(in_uv[moved].sum() / world[moved].sum(), in_uv.sum() / world.sum(), rtol=0.3)  # texels of one size
+
+
+def test_moved_triangles_keep_padding_from_everything_else(unwrapped):
+    vertices, faces, corner_uvs = unwrapped
+    tidy = unwrap_module.move_to_gaps(corner_uvs, vertices, faces, np.array([3, 700]), 256, 2)
+    others = np.delete(corner_uvs, [3, 700], axis=0)
+    for face, other in ((3, 700), (700, 3)):
+        grown = (
+            tidy[face]
+            + (tidy[face] - tidy[face].mean(0)) / np.linalg.norm(tidy[face] - tidy[face].mean(0), axis=1, keepdims=True) * 2 / 256
+        )
+        assert overlap_pixels(np.concatenate([others, tidy[[other]], grown[None]]), 512)[0] == 0
+
+
+def test_without_room_nothing_is_moved(unwrapped):
+    vertices, faces, corner_uvs = unwrapped
+    assert unwrap_module.move_to_gaps(corner_uvs, vertices, faces, np.array([3]), 256, 64) is None
+
+
+def test_many_overlapping_triangles_are_cut_off_and_packed_anew(unwrapped, monkeypatch):
+    vertices, faces, _ = unwrapped
+    calls = folding_atlas(monkeypatch, list(range(60)))
     corner_uvs, overlap = unwrap(vertices, faces, texture_size=256)
     assert calls == [1, 2] and overlap == 0 == uv_overlap(corner_uvs, 256)
 
