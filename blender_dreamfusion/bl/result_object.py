@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from .mesh import build_mesh
 
 # Custom properties with where an object comes from. Lists and tables of result.json stay in the job folder.
 PROVENANCE_PREFIX = "dreamfusion_"
-PROVENANCE = ("prompt", "negative", "model", "preset", "seed", "engine", "engine_version", "model_licence", "date", "created", "job")
+PROVENANCE = ("prompt", "negative", "model", "model_licence", "preset", "seed", "steps_done", "engine")
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,15 @@ def import_result(
     obj = bpy.data.objects.new(stem, mesh)
     placement.place(obj, location)
     placement.target_collection(scene).objects.link(obj)
-    for name, value in provenance(result).items():
+    for name, value in {**provenance(result), "job": folder.parent.name, "date": made_on(folder)}.items():
         obj[PROVENANCE_PREFIX + name] = value
     is_visible = placement.select_only(obj, view_layer)
     return Imported(obj, len(mesh.polygons), results.open_edge_count(faces), is_visible)
+
+
+def made_on(folder: Path) -> str:
+    """The day on which the result was finished, as 2026-11-01."""
+    return f"{datetime.fromtimestamp((folder / 'mesh.npz').stat().st_mtime):%Y-%m-%d}"
 
 
 def provenance(result: results.ResultMesh) -> dict[str, Any]:

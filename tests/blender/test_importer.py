@@ -1,5 +1,7 @@
 """What stands in the scene after an import, step by step."""
 
+import re
+
 import bpy
 import numpy as np
 import pytest
@@ -94,6 +96,8 @@ def test_pictures_survive_saving_without_the_job_folder(result_folder, tmp_path)
 def test_provenance_is_on_the_object(result_folder):
     obj = import_box(result_folder)
     assert (obj["dreamfusion_prompt"], obj["dreamfusion_seed"], obj["dreamfusion_preset"]) == ("a red box", 7, "draft")
+    assert obj["dreamfusion_job"] == result_folder.parent.name
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d", obj["dreamfusion_date"])
 
 
 @pytest.mark.parametrize("prompt", ["ein sehr langer Satz mit Käfern " * 10, "花" * 50, "🍔"])
