@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from engine.errors import UserError
+from engine.fields.activations import trunc_exp
 from engine.fields.field import make_field
 from engine.fields.field_config import FieldConfig
 
@@ -169,11 +170,27 @@ def test_max_level_closes_detail() -> None:
     assert field.max_level == 1.0 and (field.density(positions) > closed + 1).all()
 
 
-def test_exp_stays_finite_in_value_and_gradient() -> None:
-    field = make_field(CONFIGS["dense exp"], generator())
-    field.encoding.levels[0].data.fill_(8.0)
-    field.density(points(10, 0.3)).sum().backward()
-    assert field.encoding.levels[0].grad.isfinite().all()
+def test_trunc_exp_is_exp_with_a_bounded_slope() -> None:
+    x = torch.tensor([-3.0, 0.0, 14.0, 20.0], requires_grad=True)
+    value = trunc_exp(x)
+    value.sum().backward()
+    torch.testing.assert_close(value.detach(), x.detach().exp())
+    torch.testing.assert_close(x.grad, x.detach().clamp(max=15.0).exp())
+
+
+def test_frozen_adds_the_levels_up_once_also_inside_a_frozen_block_without_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    field = make_field(CONFIGS["dense"], generator())
+    positions, calls, volume = points(5, 0.5), [], field.encoding.volume
+    monkeypatch.setattr(field.encoding, "volume", lambda: calls.append(1) or volume())
+    with torch.no_grad(), field.frozen():
+        field.density(positions)
+        with torch.enable_grad(), field.frozen():
+            field.density(positions)
+            field.evaluate(positions, with_normals=True)
+        field.density(positions)
+    assert len(calls) == 2  # one for each mode
+    field.density(positions)
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize(
