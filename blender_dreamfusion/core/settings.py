@@ -53,8 +53,8 @@ def job_request(*, prompt: str, negative: str, model: str, preset: str, seed: in
     if not prompt.strip():
         raise ValueError("The prompt is empty. Write what to make, for example: a red mug.")
     return messages.JobRequest(
-        prompt=prompt.strip(),
-        negative=negative.strip(),
+        prompt=" ".join(prompt.split()),  # 5.2 has a box of several lines; the line ends mean nothing
+        negative=" ".join(negative.split()),
         model=model.strip() or "toybox",
         preset=preset.lower(),
         seed=seed,

@@ -134,7 +134,7 @@ def test_engine_python_comes_from_the_environment_then_the_preference_then_the_o
 
 def test_request_is_built_as_typed_and_bad_words_are_sentences():
     values = {"negative": "", "model": "toybox", "preset": "DRAFT", "seed": 3, "settings": "training.n_steps=5 mesh.resolution=32"}
-    request = settings.job_request(prompt=" a red mug\n", **values)
+    request = settings.job_request(prompt=" a red\nmug\n", **values)
     assert (request.prompt, request.preset, request.seed) == ("a red mug", "draft", 3)
     assert request.overrides == {"training.n_steps": "5", "mesh.resolution": "32"}
     with pytest.raises(ValueError, match="The prompt is empty"):
