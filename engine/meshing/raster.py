@@ -2,7 +2,7 @@
 
 Every triangle is cut into rows, every row into a span of pixels; both steps are one `repeat`, so there is no loop over
 triangles or pixels. An edge shared by two triangles is intersected with a row by the same floating-point operations for
-both (its ends are put in a fixed order first), and spans are half open, so a pixel centre belongs to exactly one of them.
+both (from its lower end to its higher one), and spans are half open, so a pixel centre belongs to exactly one of them.
 That makes the same code good for three things: silhouettes, z-buffered views of a mesh, and UV maps, where a texel that is
 covered twice is a true overlap.
 
@@ -64,11 +64,8 @@ def _ranges(starts: IntArray, counts: IntArray) -> tuple[IntArray, IntArray]:
     return owner, np.arange(len(owner)) - first[owner] + starts[owner]
 
 
-def _edge_x(a: FloatArray, b: FloatArray, y: FloatArray) -> FloatArray:
-    """Where the line a-b crosses y. a, b [N, 2], y [N]. Independent of the order of a and b to the last bit."""
-    swap = (a[:, 1] > b[:, 1]) | ((a[:, 1] == b[:, 1]) & (a[:, 0] > b[:, 0]))
-    low = np.where(swap[:, None], b, a)
-    high = np.where(swap[:, None], a, b)
+def _edge_x(low: FloatArray, high: FloatArray, y: FloatArray) -> FloatArray:
+    """Where the line from low to high [N, 2] crosses y [N]. Both triangles at an edge name its lower end first."""
     rise = high[:, 1] - low[:, 1]
     return low[:, 0] + (y - low[:, 1]) * (high[:, 0] - low[:, 0]) / np.where(rise == 0, 1.0, rise)
 

@@ -83,6 +83,22 @@ def test_decimated_meshes_are_closed_small_and_keep_shape(name):
     assert signed_volume(simple, triangles) == pytest.approx(signed_volume(vertices, faces), rel=0.02)
 
 
+def test_a_flap_left_by_the_simplifier_does_not_cost_the_target(monkeypatch):
+    import fast_simplification
+
+    real = fast_simplification.simplify
+
+    def with_flap(points, faces, **options):
+        points, faces = real(points, faces, **options)
+        a, b, _ = faces[0]
+        return np.concatenate([points, points[:1] * 2]), np.concatenate([faces, [[a, b, len(points)], [b, a, len(points)]]])
+
+    monkeypatch.setattr(fast_simplification, "simplify", with_flap)
+    vertices, faces = ball(subdivisions=4)
+    simple, triangles = decimate(vertices, faces, 1000)
+    assert is_closed(triangles) and len(triangles) <= 1000 and len(np.unique(triangles)) == len(simple)
+
+
 def test_a_target_that_would_break_the_mesh_keeps_more_faces_instead():
     vertices, faces = joined(*(ball((3.0 * i, 0, 0)) for i in range(20)))
     simple, triangles = decimate(vertices, faces, 40)  # two triangles a ball cannot be closed
