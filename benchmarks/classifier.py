@@ -1,6 +1,6 @@
 """The judge: a small network that names prop and colour of a picture. Trained on renders alone, so it knows no diffusion model.
 
-    python -m benchmarks.classifier --data FOLDER_OF_SHARDS        train it (minutes), prints its accuracy on held-out shapes
+python -m benchmarks.classifier --data FOLDER_OF_SHARDS        train it (minutes), prints its accuracy on held-out shapes
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     train(args.data, seconds=args.seconds)
     prop, look = accuracy(args.held_out or args.data)
-    print(f"names the prop of {100 * prop:.1f} % and the look of {100 * look:.1f} % of pictures{' of held-out shapes' if args.held_out else ''}")
+    where = " of held-out shapes" if args.held_out else ""
+    print(f"names the prop of {100 * prop:.1f} % and the look of {100 * look:.1f} % of pictures{where}")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,21 @@ class Run:
 
 def generate(prompt: str, seed: int, preset: str, out: Path, extra: list[str]) -> tuple[float, float]:
     """Run the engine's own process; returns wall seconds and the largest resident memory in GB of it and its children."""
-    command = [sys.executable, "-m", "engine", "generate", prompt, "--model", "toybox", "--preset", preset, "--seed", str(seed), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "engine",
+        "generate",
+        prompt,
+        "--model",
+        "toybox",
+        "--preset",
+        preset,
+        "--seed",
+        str(seed),
+        "--out",
+        str(out),
+    ]
     start, peak = time.monotonic(), 0
     with (out.parent / f"{out.name}.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen([*command, "--json", *extra], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
@@ -103,7 +117,11 @@ def print_table(runs: list[Run]) -> None:
         return max((run.stats.get(name, math.nan) for run in good), default=math.nan)
 
     rows = (
-        ("engine wall time, s, median (slowest)", "120", f"{statistics.median(r.wall_s for r in runs):.0f} ({max(r.wall_s for r in runs):.0f})"),
+        (
+            "engine wall time, s, median (slowest)",
+            "120",
+            f"{statistics.median(r.wall_s for r in runs):.0f} ({max(r.wall_s for r in runs):.0f})",
+        ),
         ("peak memory, GB, largest", "3", f"{max(r.peak_gb for r in runs):.2f}"),
         ("silhouette IoU, median", ">= 0.85", f"{statistics.median(s.iou for s in scores):.3f}" if scores else "-"),
         ("silhouette IoU, worst", ">= 0.60", f"{min(s.iou for s in scores):.3f}" if scores else "-"),
@@ -114,7 +132,11 @@ def print_table(runs: list[Run]) -> None:
         ("open edges, most", "0", f"{worst('open_edges'):.0f}"),
         ("texels left black, most", "0", f"{worst('black_texels'):.0f}"),
         ("UV overlap, most", "0", f"{worst('uv_overlap'):.0f}"),
-        ("mesh against field silhouette IoU, worst", ">= 0.97", f"{min((r.stats.get('silhouette_iou', math.nan) for r in good), default=math.nan):.3f}"),
+        (
+            "mesh against field silhouette IoU, worst",
+            ">= 0.97",
+            f"{min((r.stats.get('silhouette_iou', math.nan) for r in good), default=math.nan):.3f}",
+        ),
     )
     print(f"\n{'':44}{'bar':>10}{'measured':>14}")
     for name, bar, value in rows:

@@ -66,9 +66,7 @@ def read_mesh(result: Path) -> Mesh:
 
 def views() -> Cameras:
     n = len(AZIMUTHS_DEG)
-    return orbit_cameras(
-        torch.tensor(AZIMUTHS_DEG), torch.tensor(ELEVATIONS_DEG), torch.full((n,), RADIUS), torch.full((n,), FOV_Y_DEG)
-    )
+    return orbit_cameras(torch.tensor(AZIMUTHS_DEG), torch.tensor(ELEVATIONS_DEG), torch.full((n,), RADIUS), torch.full((n,), FOV_Y_DEG))
 
 
 def centered(vertices: np.ndarray) -> np.ndarray:

@@ -23,7 +23,9 @@ def run(*arguments: str) -> int:
 def main() -> int:
     codes = [run("tests/unit", *sys.argv[1:])]
     if importlib.util.find_spec("bpy") is None:
-        print(f"No bpy on Python {sys.version_info.major}.{sys.version_info.minor}: the Blender tests were left out. Use Python 3.11 or 3.13.")
+        print(
+            f"No bpy on Python {sys.version_info.major}.{sys.version_info.minor}: the Blender tests were left out. Use Python 3.11 or 3.13."
+        )
     else:
         codes.append(run("tests/blender", *sys.argv[1:]))
     return max(codes)

@@ -92,7 +92,7 @@ def shard_paths(folder: Path) -> list[Path]:
 
 def load_shard(path: Path) -> dict[str, Tensor]:
     with safe_open(str(path), "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return {name: file.get_tensor(name) for name in file.keys()}
 
 
 def main() -> None:

@@ -77,7 +77,7 @@ def make_scheduler() -> DDIMScheduler:
         beta_schedule="scaled_linear",
         clip_sample=False,
         set_alpha_to_one=False,
-        steps_offset=0,
+        steps_offset=1,
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
@@ -103,7 +103,13 @@ def make_tokenizer(corpus: Iterable[str], folder: Path, *, vocab_size: int = 640
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
     clip = CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS, bos_token=BOS, eos_token=EOS, pad_token=EOS, unk_token=EOS
+        str(folder / "vocab.json"),
+        str(folder / "merges.txt"),
+        model_max_length=MAX_TOKENS,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=EOS,
+        unk_token=EOS,
     )
     clip.save_pretrained(str(folder))
     return CLIPTokenizer.from_pretrained(str(folder))

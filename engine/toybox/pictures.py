@@ -62,8 +62,7 @@ class Pictures:
         which = torch.multinomial(counts, n, replacement=True, generator=self.generator)
         rows = [int(torch.randint(int(counts[w]), (1,), generator=self.generator)) for w in which]
         return {
-            name: torch.stack([self._shards[int(w)][name][row] for w, row in zip(which, rows)])
-            for name in ("buffers", "cameras", "kinds")
+            name: torch.stack([self._shards[int(w)][name][row] for w, row in zip(which, rows)]) for name in ("buffers", "cameras", "kinds")
         }
 
     def draw(self, n: int, *, shading: str | None = None) -> Batch:

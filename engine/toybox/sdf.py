@@ -125,7 +125,9 @@ def lathe(outline: Sequence[tuple[float, float]], center: Point = (0, 0, 0), axi
     return distance
 
 
-def prism(outline: Sequence[tuple[float, float]], half_depth: float, center: Point = (0, 0, 0), axis: str = "y", round: float = 0.02) -> Distance:
+def prism(
+    outline: Sequence[tuple[float, float]], half_depth: float, center: Point = (0, 0, 0), axis: str = "y", round: float = 0.02
+) -> Distance:
     """Extruded polygon. Axis y: outline is (x, z); axis x: (y, z); axis z: (x, y)."""
 
     def distance(p: Tensor) -> Tensor:

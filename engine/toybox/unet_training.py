@@ -26,13 +26,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from engine.toybox.models import BOS, EOS, LATENT_CHANNELS, make_scheduler, make_text_encoder, make_tokenizer, make_unet
+from engine.guidance.ddim import sample
+from engine.guidance.stable_diffusion import StableDiffusion
+from engine.scene.view_prompts import PromptEmbeds
+from engine.toybox.models import BOS, EOS, make_scheduler, make_text_encoder, make_tokenizer, make_unet
 from engine.toybox.pictures import Pictures, Worded
 from engine.toybox.prompts import draw_subject, full_prompt, vocabulary
 from engine.toybox.props import KINDS
 from engine.toybox.sheets import save_sheet
 
 MIN_SNR_GAMMA = 5.0
+# Where noise hides the picture, min-SNR weights vanish; but there the prompt alone decides, and that is what must be taught first.
+MIN_WEIGHT = 0.35
 POOL_SIZE = 24_000
 POOL_START = 2_000
 FRESH_PER_STEP = 10
@@ -100,7 +105,9 @@ class Toybox:
     def embed(self, worded: list[Worded]) -> Tensor:
         """Blended embeddings [B, tokens, dim] of B pictures."""
         prompts = sorted({prompt for words in worded for prompt, _ in words})
-        ids = self.tokenizer(prompts, padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length, return_tensors="pt")
+        ids = self.tokenizer(
+            prompts, padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length, return_tensors="pt"
+        )
         hidden = self.text_encoder(ids.input_ids).last_hidden_state  # [P, tokens, dim]
         column = {prompt: i for i, prompt in enumerate(prompts)}
         blend = torch.zeros(len(worded), len(prompts))
@@ -114,21 +121,6 @@ class Toybox:
         """Latents of images [B, H, W, 3] in [0, 1]."""
         pixels = (images.permute(0, 3, 1, 2) * 2 - 1).contiguous(memory_format=torch.channels_last)
         return self.vae.encode(pixels).latent_dist.mean * self.vae.config.scaling_factor
-
-    @torch.no_grad()
-    def sample(self, worded: list[Worded], *, steps: int = 20, guidance_scale: float = 3.0, seed: int = 0) -> Tensor:
-        """DDIM samples [B, H, W, 3] in [0, 1]."""
-        text = self.embed(worded)
-        empty = self.embed([[("", 1.0)]]).expand_as(text)
-        both = torch.cat([empty, text])
-        size = self.unet.config.sample_size
-        latents = torch.randn((len(worded), LATENT_CHANNELS, size, size), generator=torch.Generator().manual_seed(seed))
-        self.scheduler.set_timesteps(steps)
-        for t in self.scheduler.timesteps:
-            uncond, cond = self.unet(torch.cat([latents, latents]), t, both).sample.float().chunk(2)
-            latents = self.scheduler.step(uncond + guidance_scale * (cond - uncond), t, latents).prev_sample
-        images = self.vae.decode(latents / self.vae.config.scaling_factor).sample
-        return (images.permute(0, 2, 3, 1) + 1) / 2
 
 
 class LatentPool:
@@ -168,8 +160,7 @@ def v_loss(toybox: Toybox, latents: Tensor, embeds: Tensor, alphas_cumprod: Tens
     predicted = toybox.unet(noisy, timesteps, embeds).sample.float()
     snr = (alpha_bar / (1 - alpha_bar).clamp_min(1e-8)).flatten()
     weight = snr.clamp_max(MIN_SNR_GAMMA) / (snr + 1)
-    # With zero terminal SNR the weight would vanish where sampling begins; a floor keeps the first step taught.
-    return (weight.clamp_min(0.05) * (predicted - velocity).square().mean(dim=(1, 2, 3))).mean()
+    return (weight.clamp_min(MIN_WEIGHT) * (predicted - velocity).square().mean(dim=(1, 2, 3))).mean()
 
 
 def trained_parameters(toybox: Toybox) -> dict[str, torch.nn.Parameter]:
@@ -177,13 +168,15 @@ def trained_parameters(toybox: Toybox) -> dict[str, torch.nn.Parameter]:
     return named | {f"text_encoder.{name}": p for name, p in toybox.text_encoder.named_parameters()}
 
 
-def sample_sheet(toybox: Toybox, path: Path, *, seed: int = 7) -> None:
-    """48 samples: the first kinds in four views each, in cycling colours."""
+def sample_sheet(folder: Path, *, seed: int = 7) -> None:
+    """Samples of every fourth prop in four views, through the product's own denoiser, as sheet.png in the folder."""
+    model = StableDiffusion.load(folder)
     rng = random.Random(seed)
-    views = ("front", "left side", "back", "overhead")
-    subjects = [draw_subject(kind, rng).prompt for kind in list(KINDS.values())[::4]][:12]
-    worded: list[Worded] = [[(full_prompt(prompt, "", view), 1.0)] for prompt in subjects for view in views]
-    save_sheet(path, toybox.sample(worded), columns=8)
+    subjects = [draw_subject(kind, rng).prompt for kind in list(KINDS.values())[::4]]
+    text = model.embed([full_prompt(prompt, "", view) for prompt in subjects for view in ("front", "left side", "back", "overhead")])
+    embeds = PromptEmbeds(text, model.embed([""]).expand_as(text))
+    images = sample(model, embeds, n_steps=20, guidance_scale=3.0, generator=torch.Generator().manual_seed(seed))
+    save_sheet(folder / "sheet.png", images, columns=8)
     print(json.dumps({"sheet": subjects}), flush=True)
 
 
@@ -234,11 +227,11 @@ def train(args: argparse.Namespace) -> None:
         step += 1
         if time.monotonic() - last_save > args.save_every:
             save(toybox, args.out, parameters, average)
-            sample_sheet_of_average(toybox, args.out, parameters, average)
+            sample_sheet(args.out)
             pool.pictures.refresh()
             last_save = time.monotonic()
     save(toybox, args.out, parameters, average)
-    sample_sheet_of_average(toybox, args.out, parameters, average)
+    sample_sheet(args.out)
 
 
 def _swap(parameters: dict[str, torch.nn.Parameter], values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -255,14 +248,6 @@ def save(toybox: Toybox, out: Path, parameters: dict[str, torch.nn.Parameter], a
     partial = out / "state.partial"
     save_file({name: value.contiguous() for name, value in running.items()}, str(partial))
     os.replace(partial, out / "state.safetensors")
-    _swap(parameters, running)
-
-
-def sample_sheet_of_average(toybox: Toybox, out: Path, parameters: dict[str, torch.nn.Parameter], average: dict[str, Tensor]) -> None:
-    running = _swap(parameters, average)
-    toybox.unet.eval()
-    sample_sheet(toybox, out / "sheet.png")
-    toybox.unet.train()
     _swap(parameters, running)
 
 

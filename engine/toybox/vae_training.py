@@ -55,7 +55,6 @@ def vae_loss(vae: AutoencoderKL, images: Tensor, generator: torch.Generator) -> 
 
 
 def train(data: Path, out: Path, *, steps: int, batch: int, seconds: float, bf16: bool, lr: float = 2e-3) -> None:
-    torch.manual_seed(0)
     pictures = Pictures(data, seed=1)
     checked = pictures.draw(24).images.permute(0, 3, 1, 2) * 2 - 1
     generator = torch.Generator().manual_seed(2)

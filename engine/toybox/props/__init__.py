@@ -6,6 +6,5 @@ from engine.toybox.prop import Kind
 from engine.toybox.props import food, garden, home, kitchen, tools, vehicles
 
 KINDS: dict[str, Kind] = {
-    kind.noun: kind
-    for kind in (*kitchen.KINDS, *home.KINDS, *vehicles.KINDS, *food.KINDS, *garden.KINDS, *tools.KINDS)
+    kind.noun: kind for kind in (*kitchen.KINDS, *home.KINDS, *vehicles.KINDS, *food.KINDS, *garden.KINDS, *tools.KINDS)
 }

@@ -48,13 +48,15 @@ def donut(v: Variation) -> Prop:
         grain = rotate(capsule((-0.07, 0, 0), (0.07, 0, 0), 0.045), "z", angle)
         return around_z(move(grain, (major + shift, 0, top - 0.6 * abs(shift))), 5, offset)
 
-    return Prop((
-        Part(dough, v.color(DOUGH)),
-        Part(icing, v.color((0.93, 0.48, 0.65)), tinted=True),
-        Part(sprinkles(18, 0.12, 60), v.color((0.97, 0.86, 0.25))),
-        Part(sprinkles(42, -0.12, -30), v.color((0.30, 0.65, 0.90))),
-        Part(sprinkles(66, 0.03, 0), v.color((0.97, 0.96, 0.93))),
-    ))
+    return Prop(
+        (
+            Part(dough, v.color(DOUGH)),
+            Part(icing, v.color((0.93, 0.48, 0.65)), tinted=True),
+            Part(sprinkles(18, 0.12, 60), v.color((0.97, 0.86, 0.25))),
+            Part(sprinkles(42, -0.12, -30), v.color((0.30, 0.65, 0.90))),
+            Part(sprinkles(66, 0.03, 0), v.color((0.97, 0.96, 0.93))),
+        )
+    )
 
 
 def ice_cream_cone(v: Variation) -> Prop:
@@ -65,12 +67,14 @@ def ice_cream_cone(v: Variation) -> Prop:
     hoops = union(*(torus(0.08 + (wide - 0.08) * t + 0.01, 0.04, center=(0, 0, foot + 2 * half * t)) for t in (0.4, 0.72)))
     scoop = smooth_union(0.06, sphere(r, center=(0, 0, 0.34)), around_z(sphere(0.15, center=(r - 0.09, 0, 0.08)), 9))
     cherry = sphere(0.14, center=(0, 0, 0.36 + r + 0.06))
-    return Prop((
-        Part(scoop, v.color((0.96, 0.78, 0.80)), tinted=True),
-        Part(wafer, v.color(WAFFLE)),
-        Part(union(ribs, hoops), v.color((0.70, 0.45, 0.19))),
-        Part(cherry, v.color(CHERRY)),
-    ))
+    return Prop(
+        (
+            Part(scoop, v.color((0.96, 0.78, 0.80)), tinted=True),
+            Part(wafer, v.color(WAFFLE)),
+            Part(union(ribs, hoops), v.color((0.70, 0.45, 0.19))),
+            Part(cherry, v.color(CHERRY)),
+        )
+    )
 
 
 def apple(v: Variation) -> Prop:
@@ -97,11 +101,13 @@ def pineapple(v: Variation) -> Prop:
         around_z(cone((0.06, 0, foot), (spread * 0.6, 0, foot + 0.52), 0.13, 0.05), 6, 30),
         cone((0, 0, foot), (0, 0, foot + 0.7), 0.14, 0.05),
     )
-    return Prop((
-        Part(body, v.color((0.88, 0.62, 0.14)), tinted=True, shade=0.85),
-        Part(rows, v.color((0.96, 0.77, 0.22)), tinted=True, shade=1.1),
-        Part(leaves, v.color((0.20, 0.52, 0.20))),
-    ))
+    return Prop(
+        (
+            Part(body, v.color((0.88, 0.62, 0.14)), tinted=True, shade=0.85),
+            Part(rows, v.color((0.96, 0.77, 0.22)), tinted=True, shade=1.1),
+            Part(leaves, v.color((0.20, 0.52, 0.20))),
+        )
+    )
 
 
 def cupcake(v: Variation) -> Prop:
@@ -115,12 +121,14 @@ def cupcake(v: Variation) -> Prop:
         cylinder(0.36, 0.15, center=(0, 0, 0.54), round=0.145),
     )
     cherry = sphere(0.16, center=(0, 0, 0.8))
-    return Prop((
-        Part(frosting, v.color((0.95, 0.70, 0.78)), tinted=True),
-        Part(wrapper, v.color((0.60, 0.38, 0.20))),
-        Part(pleats, v.color((0.78, 0.56, 0.34))),
-        Part(cherry, v.color(CHERRY)),
-    ))
+    return Prop(
+        (
+            Part(frosting, v.color((0.95, 0.70, 0.78)), tinted=True),
+            Part(wrapper, v.color((0.60, 0.38, 0.20))),
+            Part(pleats, v.color((0.78, 0.56, 0.34))),
+            Part(cherry, v.color(CHERRY)),
+        )
+    )
 
 
 def carrot(v: Variation) -> Prop:
@@ -135,11 +143,13 @@ def carrot(v: Variation) -> Prop:
         around_z(cone((0.04, 0, 0.62), (v.between(0.2, 0.26), 0, 1.0), 0.07, 0.12), 5, 90),
         cone((0, 0, 0.6), (0, 0, 1.12), 0.09, 0.14),
     )
-    return Prop((
-        Part(root, v.color((0.95, 0.48, 0.10)), tinted=True),
-        Part(union(ring(0.12), ring(0.38), ring(0.65)), v.color((0.84, 0.38, 0.07)), tinted=True, shade=0.8),
-        Part(leaves, v.color((0.26, 0.58, 0.18))),
-    ))
+    return Prop(
+        (
+            Part(root, v.color((0.95, 0.48, 0.10)), tinted=True),
+            Part(union(ring(0.12), ring(0.38), ring(0.65)), v.color((0.84, 0.38, 0.07)), tinted=True, shade=0.8),
+            Part(leaves, v.color((0.26, 0.58, 0.18))),
+        )
+    )
 
 
 def pear(v: Variation) -> Prop:
@@ -165,12 +175,14 @@ def cake(v: Variation) -> Prop:
     )
     candles = around_z(capsule((0.26, 0, glaze_z), (0.26, 0, glaze_z + 0.34), 0.06), 5, 90)
     flames = around_z(ellipsoid((0.065, 0.065, 0.1), center=(0.26, 0, glaze_z + 0.48)), 5, 90)
-    return Prop((
-        Part(body, v.color((0.93, 0.62, 0.68)), tinted=True),
-        Part(union(piping, glaze), v.color(CREAM)),
-        Part(candles, v.color((0.35, 0.62, 0.85))),
-        Part(flames, (1.0, 0.75, 0.20)),
-    ))
+    return Prop(
+        (
+            Part(body, v.color((0.93, 0.62, 0.68)), tinted=True),
+            Part(union(piping, glaze), v.color(CREAM)),
+            Part(candles, v.color((0.35, 0.62, 0.85))),
+            Part(flames, (1.0, 0.75, 0.20)),
+        )
+    )
 
 
 KINDS = (

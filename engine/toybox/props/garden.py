@@ -45,12 +45,14 @@ def mushroom(v: Variation) -> Prop:
     )
     gills = cylinder(r * 0.66, 0.06, center=(0, 0, -0.07), round=0.03)
     stem = lathe([(0, -0.75), (0.34, -0.75), (0.37, -0.6), (0.24, -0.3), (0.22, 0.1), (0, 0.1)], round=0.03)
-    return Prop((
-        Part(cap, v.color((0.80, 0.13, 0.10)), tinted=True),
-        Part(dots, v.color((0.96, 0.94, 0.90))),
-        Part(gills, v.color((0.80, 0.70, 0.55))),
-        Part(stem, v.color(CREAM)),
-    ))
+    return Prop(
+        (
+            Part(cap, v.color((0.80, 0.13, 0.10)), tinted=True),
+            Part(dots, v.color((0.96, 0.94, 0.90))),
+            Part(gills, v.color((0.80, 0.70, 0.55))),
+            Part(stem, v.color(CREAM)),
+        )
+    )
 
 
 def snowman(v: Variation) -> Prop:
@@ -76,34 +78,40 @@ def snowman(v: Variation) -> Prop:
     )
     hat_z = head_z + small * 0.78
     hat = union(cylinder(0.27, 0.05, center=(0, 0, hat_z)), cylinder(0.17, 0.16, center=(0, 0, hat_z + 0.18), round=0.03))
-    return Prop((
-        Part(balls, v.color((0.94, 0.95, 0.97)), tinted=True),
-        Part(union(coal, hat), v.color(COAL)),
-        Part(nose, v.color((0.95, 0.48, 0.10))),
-        Part(scarf, v.color((0.78, 0.13, 0.14))),
-        Part(mirrored(arm), v.color((0.36, 0.22, 0.12))),
-    ))
+    return Prop(
+        (
+            Part(balls, v.color((0.94, 0.95, 0.97)), tinted=True),
+            Part(union(coal, hat), v.color(COAL)),
+            Part(nose, v.color((0.95, 0.48, 0.10))),
+            Part(scarf, v.color((0.78, 0.13, 0.14))),
+            Part(mirrored(arm), v.color((0.36, 0.22, 0.12))),
+        )
+    )
 
 
 def cactus(v: Variation) -> Prop:
     r, top, arm_z = v.between(0.26, 0.31), v.between(0.6, 0.72), v.between(-0.1, 0.02)
     reach = r + 0.34
     trunk = capsule((0, 0, -0.6), (0, 0, top), r)
-    arms = mirrored(smooth_union(
-        0.05, capsule((r * 0.6, 0, arm_z), (reach, 0, arm_z), 0.15), capsule((reach, 0, arm_z), (reach, 0, arm_z + 0.42), 0.15)
-    ))
+    arms = mirrored(
+        smooth_union(
+            0.05, capsule((r * 0.6, 0, arm_z), (reach, 0, arm_z), 0.15), capsule((reach, 0, arm_z), (reach, 0, arm_z + 0.42), 0.15)
+        )
+    )
     ribs = around_z(capsule((r - 0.02, 0, -0.6), (r - 0.02, 0, top), 0.055), 8)
     pot = union(frustum(0.32, 0.44, 0.2, center=(0, 0, -0.86)), cylinder(0.52, 0.09, center=(0, 0, -0.63), round=0.03))
     soil = cylinder(0.42, 0.03, center=(0, 0, -0.53))
     flower = union(around_z(sphere(0.09, center=(0.11, 0, top + r + 0.03)), 5, 90), sphere(0.08, center=(0, 0, top + r + 0.07)))
     green = v.color((0.25, 0.58, 0.28))
-    return Prop((
-        Part(smooth_union(0.05, trunk, arms), green, tinted=True),
-        Part(ribs, green, tinted=True, shade=0.75),
-        Part(pot, v.color(TERRACOTTA)),
-        Part(soil, v.color(SOIL)),
-        Part(flower, v.color((0.93, 0.40, 0.60))),
-    ))
+    return Prop(
+        (
+            Part(smooth_union(0.05, trunk, arms), green, tinted=True),
+            Part(ribs, green, tinted=True, shade=0.75),
+            Part(pot, v.color(TERRACOTTA)),
+            Part(soil, v.color(SOIL)),
+            Part(flower, v.color((0.93, 0.40, 0.60))),
+        )
+    )
 
 
 def pumpkin(v: Variation) -> Prop:
@@ -137,14 +145,16 @@ def flower_pot(v: Variation) -> Prop:
         return move(rotate(solid, "x", 55), (0, -0.05, high))
 
     clay = v.color(TERRACOTTA)
-    return Prop((
-        Part(pot, clay, tinted=True),
-        Part(collar, clay, tinted=True, shade=0.85),
-        Part(soil, v.color(SOIL)),
-        Part(union(stem, mirrored(leaf)), v.color((0.25, 0.58, 0.22))),
-        Part(nod(petals), v.color((0.96, 0.94, 0.92))),
-        Part(nod(heart), v.color((0.97, 0.76, 0.14))),
-    ))
+    return Prop(
+        (
+            Part(pot, clay, tinted=True),
+            Part(collar, clay, tinted=True, shade=0.85),
+            Part(soil, v.color(SOIL)),
+            Part(union(stem, mirrored(leaf)), v.color((0.25, 0.58, 0.22))),
+            Part(nod(petals), v.color((0.96, 0.94, 0.92))),
+            Part(nod(heart), v.color((0.97, 0.76, 0.14))),
+        )
+    )
 
 
 KINDS = (

@@ -45,11 +45,13 @@ def chair(v: Variation) -> Prop:
         box((w - 0.1, 0.05, 0.08), center=(0, w - 0.09, back * 0.45), round=0.03),
     )
     wood = v.color(WOOD)
-    return Prop((
-        Part(seat, wood, tinted=True),
-        _tinted(legs, wood, 0.8),
-        _tinted(union(posts, rails), wood, 0.92),
-    ))
+    return Prop(
+        (
+            Part(seat, wood, tinted=True),
+            _tinted(legs, wood, 0.8),
+            _tinted(union(posts, rails), wood, 0.92),
+        )
+    )
 
 
 def table(v: Variation) -> Prop:
@@ -77,13 +79,15 @@ def clock(v: Variation) -> Prop:
     handle = torus(0.2, 0.05, center=(0, 0, r + 0.06), axis="y")
     knob = union(cylinder(0.1, 0.08, center=(0, d + 0.05, 0.12), axis="y"), cylinder(0.1, 0.08, center=(0, d + 0.05, -0.2), axis="y"))
     paint = v.color((0.30, 0.52, 0.62))
-    return Prop((
-        Part(case, paint, tinted=True),
-        _tinted(bells, paint, 0.85),
-        Part(dial, WHITE),
-        Part(union(ticks, hands), BLACK),
-        Part(union(feet, handle, knob), v.color(BRASS)),
-    ))
+    return Prop(
+        (
+            Part(case, paint, tinted=True),
+            _tinted(bells, paint, 0.85),
+            Part(dial, WHITE),
+            Part(union(ticks, hands), BLACK),
+            Part(union(feet, handle, knob), v.color(BRASS)),
+        )
+    )
 
 
 def candle(v: Variation) -> Prop:
@@ -99,12 +103,14 @@ def candle(v: Variation) -> Prop:
     flame = lathe([(0, top + 0.08), (0.1, top + 0.16), (0.13, top + 0.26), (0.07, top + 0.46), (0, top + 0.62)], round=0.03)
     glow = sphere(0.1, center=(0, 0, top + 0.2))
     wax = v.color((0.94, 0.89, 0.76))
-    return Prop((
-        Part(smooth_union(0.05, pillar, drips), wax, tinted=True),
-        Part(dish, v.color(BRASS)),
-        Part(wick, BLACK),
-        Part(union(flame, glow), (1.0, 0.68, 0.12)),
-    ))
+    return Prop(
+        (
+            Part(smooth_union(0.05, pillar, drips), wax, tinted=True),
+            Part(dish, v.color(BRASS)),
+            Part(wick, BLACK),
+            Part(union(flame, glow), (1.0, 0.68, 0.12)),
+        )
+    )
 
 
 def vase(v: Variation) -> Prop:
@@ -130,11 +136,13 @@ def bell(v: Variation) -> Prop:
     loop = torus(0.17, 0.07, center=(0, 0, 0.74), axis="y")
     clapper = union(capsule((0, 0, 0.4), (0, 0, -0.6), 0.06), sphere(0.2, center=(0, 0, -0.68)))
     metal = v.color(BRASS)
-    return Prop((
-        Part(body, metal, tinted=True),
-        _tinted(union(rim, loop), metal, 0.8),
-        Part(clapper, v.color(IRON)),
-    ))
+    return Prop(
+        (
+            Part(body, metal, tinted=True),
+            _tinted(union(rim, loop), metal, 0.8),
+            Part(clapper, v.color(IRON)),
+        )
+    )
 
 
 def book(v: Variation) -> Prop:
@@ -147,12 +155,14 @@ def book(v: Variation) -> Prop:
     bands = mirrored(cylinder(t + 0.11, 0.05, center=(-w + 0.12, 0, h * 0.6)), "z")
     ribs = intersect(bands, box((0.5, 2, 2), center=(-w - 0.38, 0, 0)))
     cloth = v.color((0.55, 0.16, 0.15))
-    return Prop((
-        Part(boards, cloth, tinted=True),
-        _tinted(spine, cloth, 0.85),
-        Part(pages, v.color((0.95, 0.91, 0.80))),
-        Part(union(label, emblem, ribs), v.color(BRASS)),
-    ))
+    return Prop(
+        (
+            Part(boards, cloth, tinted=True),
+            _tinted(spine, cloth, 0.85),
+            Part(pages, v.color((0.95, 0.91, 0.80))),
+            Part(union(label, emblem, ribs), v.color(BRASS)),
+        )
+    )
 
 
 def stool(v: Variation) -> Prop:
@@ -180,12 +190,14 @@ def chest(v: Variation) -> Prop:
         box((0.028, 0.02, 0.08), center=(0, -y - 0.08, -0.11), round=0.01),
     )
     wood = v.color(DARK_WOOD)
-    return Prop((
-        Part(base, wood, tinted=True),
-        _tinted(lid, wood, 1.12),
-        Part(union(straps, lock), v.color(BRASS)),
-        Part(keyhole, BLACK),
-    ))
+    return Prop(
+        (
+            Part(base, wood, tinted=True),
+            _tinted(lid, wood, 1.12),
+            Part(union(straps, lock), v.color(BRASS)),
+            Part(keyhole, BLACK),
+        )
+    )
 
 
 def barrel(v: Variation) -> Prop:
@@ -204,11 +216,13 @@ def barrel(v: Variation) -> Prop:
     )
     hoops = subtract(rings, recess)
     wood = v.color((0.58, 0.36, 0.17))
-    return Prop((
-        Part(staves, wood, tinted=True),
-        _tinted(heads, wood, 0.75),
-        Part(hoops, v.color(IRON)),
-    ))
+    return Prop(
+        (
+            Part(staves, wood, tinted=True),
+            _tinted(heads, wood, 0.75),
+            Part(hoops, v.color(IRON)),
+        )
+    )
 
 
 def crate(v: Variation) -> Prop:
@@ -225,11 +239,13 @@ def crate(v: Variation) -> Prop:
     cross_y = mirrored(mirrored(rotate(box((reach, s - 0.04, frame * 0.7)), "y", -45)), "z")
     cross_x = mirrored(mirrored(rotate(box((s - 0.04, reach, frame * 0.7)), "x", 45), "y"), "z")
     wood = v.color((0.70, 0.50, 0.28))
-    return Prop((
-        _tinted(panels, wood, 0.62),
-        Part(edges, wood, tinted=True),
-        _tinted(union(cross_y, cross_x), wood, 0.86),
-    ))
+    return Prop(
+        (
+            _tinted(panels, wood, 0.62),
+            Part(edges, wood, tinted=True),
+            _tinted(union(cross_y, cross_x), wood, 0.86),
+        )
+    )
 
 
 KINDS = (

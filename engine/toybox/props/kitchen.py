@@ -24,17 +24,21 @@ def bottle(v: Variation) -> Prop:
     body = lathe([(0, -1.0), (r, -1.0), (r, 0.15), (neck, 0.45), (neck, 0.85), (0, 0.85)], round=0.03)
     label = cylinder(r + 0.045, 0.22, center=(0, 0, -0.4), round=0.01)
     cap = cylinder(neck + 0.05, 0.09, center=(0, 0, 0.93))
-    return Prop((
-        Part(body, v.color((0.20, 0.45, 0.25)), tinted=True),
-        Part(label, v.color(CREAM)),
-        Part(cap, v.color((0.75, 0.62, 0.25))),
-    ))
+    return Prop(
+        (
+            Part(body, v.color((0.20, 0.45, 0.25)), tinted=True),
+            Part(label, v.color(CREAM)),
+            Part(cap, v.color((0.75, 0.62, 0.25))),
+        )
+    )
 
 
 def teapot(v: Variation) -> Prop:
     r, flat = v.between(0.56, 0.64), v.between(0.74, 0.86)
     pot = ellipsoid((r, r, r * flat))
-    spout = smooth_union(0.08, capsule((r * 0.7, 0, -0.12), (r + 0.22, 0, 0.12), 0.1), capsule((r + 0.22, 0, 0.12), (r + 0.36, 0, 0.38), 0.07))
+    spout = smooth_union(
+        0.08, capsule((r * 0.7, 0, -0.12), (r + 0.22, 0, 0.12), 0.1), capsule((r + 0.22, 0, 0.12), (r + 0.36, 0, 0.38), 0.07)
+    )
     handle = torus(0.28, 0.06, center=(-r - 0.04, 0, 0.04), axis="y")
     foot = cylinder(r * 0.55, 0.06, center=(0, 0, -r * flat))
     body = smooth_union(0.06, pot, spout, handle, foot)
@@ -51,14 +55,16 @@ def hamburger(v: Variation) -> Prop:
     cheese = box((r * 0.78, r * 0.78, 0.03), center=(0, 0, -0.06), round=0.01)
     lettuce = cylinder(r * 1.08, 0.045, center=(0, 0, 0.04), round=0.03)
     tomato = cylinder(r * 1.0, 0.05, center=(0, 0, 0.11), round=0.03)
-    return Prop((
-        Part(top, bun, tinted=True),
-        Part(bottom, bun, tinted=True, shade=0.95),
-        Part(patty, v.color((0.30, 0.14, 0.07))),
-        Part(cheese, v.color((0.98, 0.76, 0.18))),
-        Part(lettuce, v.color((0.36, 0.66, 0.20))),
-        Part(tomato, v.color((0.80, 0.16, 0.10))),
-    ))
+    return Prop(
+        (
+            Part(top, bun, tinted=True),
+            Part(bottom, bun, tinted=True, shade=0.95),
+            Part(patty, v.color((0.30, 0.14, 0.07))),
+            Part(cheese, v.color((0.98, 0.76, 0.18))),
+            Part(lettuce, v.color((0.36, 0.66, 0.20))),
+            Part(tomato, v.color((0.80, 0.16, 0.10))),
+        )
+    )
 
 
 def bowl(v: Variation) -> Prop:
@@ -73,13 +79,17 @@ def lamp(v: Variation) -> Prop:
     base = cylinder(v.between(0.34, 0.42), 0.06, center=(0, 0, -0.94))
     stem = cylinder(0.06, 0.6, center=(0, 0, -0.35))
     shade_r = v.between(0.56, 0.66)
-    hood = subtract(frustum(shade_r, v.between(0.3, 0.38), 0.36, center=(0, 0, 0.5)), frustum(shade_r - 0.05, 0.28, 0.38, center=(0, 0, 0.46)))
+    hood = subtract(
+        frustum(shade_r, v.between(0.3, 0.38), 0.36, center=(0, 0, 0.5)), frustum(shade_r - 0.05, 0.28, 0.38, center=(0, 0, 0.46))
+    )
     bulb = sphere(0.16, center=(0, 0, 0.4))
-    return Prop((
-        Part(hood, v.color((0.93, 0.85, 0.62)), tinted=True),
-        Part(union(base, stem), v.color((0.35, 0.26, 0.20))),
-        Part(bulb, (1.0, 0.97, 0.80)),
-    ))
+    return Prop(
+        (
+            Part(hood, v.color((0.93, 0.85, 0.62)), tinted=True),
+            Part(union(base, stem), v.color((0.35, 0.26, 0.20))),
+            Part(bulb, (1.0, 0.97, 0.80)),
+        )
+    )
 
 
 KINDS = (

@@ -37,12 +37,14 @@ def sword(v: Variation) -> Prop:
     grip = cylinder(0.1, 0.24, center=(0, 0, -0.7))
     pommel = sphere(0.17, center=(0, 0, -1.0))
     steel = v.color(STEEL)
-    return Prop((
-        Part(blade, steel, tinted=True),
-        Part(ridge, steel, tinted=True, shade=0.8),
-        Part(union(guard, pommel), v.color(GOLD)),
-        Part(grip, v.color(LEATHER)),
-    ))
+    return Prop(
+        (
+            Part(blade, steel, tinted=True),
+            Part(ridge, steel, tinted=True, shade=0.8),
+            Part(union(guard, pommel), v.color(GOLD)),
+            Part(grip, v.color(LEATHER)),
+        )
+    )
 
 
 def shield(v: Variation) -> Prop:
@@ -56,12 +58,14 @@ def shield(v: Variation) -> Prop:
     boss = union(ellipsoid((0.24, 0.16, 0.24), center=(0, -0.36, 0)), torus(0.26, 0.05, center=(0, -0.31, 0), axis="y"))
     grips = union(torus(0.22, 0.06, center=(0, -0.12, 0.3)), torus(0.22, 0.06, center=(0, -0.12, -0.2)))
     straps = subtract(grips, box((2, 1, 2), center=(0, -1.2, 0)))
-    return Prop((
-        Part(face, v.color((0.20, 0.32, 0.68)), tinted=True),
-        Part(rim, v.color(STEEL)),
-        Part(boss, v.color(GOLD)),
-        Part(straps, v.color(LEATHER)),
-    ))
+    return Prop(
+        (
+            Part(face, v.color((0.20, 0.32, 0.68)), tinted=True),
+            Part(rim, v.color(STEEL)),
+            Part(boss, v.color(GOLD)),
+            Part(straps, v.color(LEATHER)),
+        )
+    )
 
 
 def key(v: Variation) -> Prop:
@@ -77,10 +81,12 @@ def key(v: Variation) -> Prop:
         cylinder(0.17, 0.05, center=(0, 0, foot + 0.66), round=0.03),
     )
     brass = v.color(GOLD)
-    return Prop((
-        Part(smooth_union(0.05, bow, shaft, bits), brass, tinted=True),
-        Part(collars, brass, tinted=True, shade=0.75),
-    ))
+    return Prop(
+        (
+            Part(smooth_union(0.05, bow, shaft, bits), brass, tinted=True),
+            Part(collars, brass, tinted=True, shade=0.75),
+        )
+    )
 
 
 def anvil(v: Variation) -> Prop:
@@ -91,10 +97,12 @@ def anvil(v: Variation) -> Prop:
     horn = cone((0.06 - length, 0, 0.16), (-length - v.between(0.44, 0.54), 0, 0.27), 0.21, 0.07)
     plate = box((length, deep + 0.01, 0.05), center=(0.07, 0, 0.39), round=0.02)
     iron = v.color((0.30, 0.31, 0.34))
-    return Prop((
-        Part(smooth_union(0.04, foot, middle, block, horn), iron, tinted=True),
-        Part(plate, v.color((0.52, 0.53, 0.56)), tinted=True, shade=1.15),
-    ))
+    return Prop(
+        (
+            Part(smooth_union(0.04, foot, middle, block, horn), iron, tinted=True),
+            Part(plate, v.color((0.52, 0.53, 0.56)), tinted=True, shade=1.15),
+        )
+    )
 
 
 def hammer(v: Variation) -> Prop:
@@ -109,11 +117,13 @@ def hammer(v: Variation) -> Prop:
     claw = subtract(prism(hook, 0.2, round=0.03), prism([(-0.3, -2), (-0.3, 2), (-2, 2), (-2, -2)], 0.06))
     handle = smooth_union(0.05, capsule((0, 0, foot), (0, 0, z), 0.11), capsule((0, 0, foot), (0, 0, foot + 0.45), 0.14))
     steel = v.color((0.45, 0.47, 0.51))
-    return Prop((
-        Part(union(poll, cheek), steel, tinted=True),
-        Part(claw, steel, tinted=True, shade=0.85),
-        Part(handle, v.color(WOOD)),
-    ))
+    return Prop(
+        (
+            Part(union(poll, cheek), steel, tinted=True),
+            Part(claw, steel, tinted=True, shade=0.85),
+            Part(handle, v.color(WOOD)),
+        )
+    )
 
 
 def potion(v: Variation) -> Prop:
@@ -127,13 +137,15 @@ def potion(v: Variation) -> Prop:
         around_z(sphere(0.07, center=(r * 0.86, 0, -0.52)), 5, 20),
         around_z(sphere(0.075, center=(r * 0.84, 0, 0.04)), 5, 88),
     )
-    return Prop((
-        Part(bulb, v.color((0.45, 0.20, 0.70)), tinted=True),
-        Part(bubbles, v.color((0.68, 0.45, 0.88)), tinted=True, shade=1.15),
-        Part(throat, v.color((0.80, 0.90, 0.92))),
-        Part(collar, v.color(GOLD)),
-        Part(cork, v.color((0.66, 0.46, 0.26))),
-    ))
+    return Prop(
+        (
+            Part(bulb, v.color((0.45, 0.20, 0.70)), tinted=True),
+            Part(bubbles, v.color((0.68, 0.45, 0.88)), tinted=True, shade=1.15),
+            Part(throat, v.color((0.80, 0.90, 0.92))),
+            Part(collar, v.color(GOLD)),
+            Part(cork, v.color((0.66, 0.46, 0.26))),
+        )
+    )
 
 
 def hat(v: Variation) -> Prop:
@@ -144,12 +156,14 @@ def hat(v: Variation) -> Prop:
     band = cylinder(r + 0.05, 0.12, center=(0, 0, -0.22), round=0.03)
     lining = cylinder(r - 0.06, 0.03, center=(0, 0, -0.12))
     felt = v.color((0.20, 0.20, 0.24))
-    return Prop((
-        Part(subtract(crown, hollow), felt, tinted=True),
-        Part(subtract(flange, hollow), felt, tinted=True, shade=0.88),
-        Part(subtract(band, hollow), v.color((0.70, 0.12, 0.16))),
-        Part(lining, v.color((0.55, 0.42, 0.30))),
-    ))
+    return Prop(
+        (
+            Part(subtract(crown, hollow), felt, tinted=True),
+            Part(subtract(flange, hollow), felt, tinted=True, shade=0.88),
+            Part(subtract(band, hollow), v.color((0.70, 0.12, 0.16))),
+            Part(lining, v.color((0.55, 0.42, 0.30))),
+        )
+    )
 
 
 KINDS = (

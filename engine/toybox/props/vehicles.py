@@ -50,14 +50,16 @@ def car(v: Variation) -> Prop:
     lamps = mirrored(cylinder(0.1, 0.04, center=(w - 0.16, -length, 0.0), axis="y"))
     tails = mirrored(box((0.1, 0.05, 0.07), center=(w - 0.16, length, 0.0)))
     paint = v.color((0.78, 0.18, 0.16))
-    return Prop((
-        Part(union(lower, cabin), paint, tinted=True),
-        Part(glass, v.color(GLASS)),
-        Part(wheels, v.color(RUBBER)),
-        Part(union(hubs, bumpers), v.color(SILVER)),
-        Part(lamps, LAMP),
-        Part(tails, TAIL),
-    ))
+    return Prop(
+        (
+            Part(union(lower, cabin), paint, tinted=True),
+            Part(glass, v.color(GLASS)),
+            Part(wheels, v.color(RUBBER)),
+            Part(union(hubs, bumpers), v.color(SILVER)),
+            Part(lamps, LAMP),
+            Part(tails, TAIL),
+        )
+    )
 
 
 def truck(v: Variation) -> Prop:
@@ -89,15 +91,17 @@ def truck(v: Variation) -> Prop:
     lamps = mirrored(box((0.09, 0.03, 0.09), center=(w - 0.14, -1.2, 0.04)))
     tails = mirrored(box((0.07, 0.03, 0.1), center=(w - 0.12, back + 0.01, 0.06)))
     paint = v.color((0.20, 0.42, 0.66))
-    return Prop((
-        Part(union(bonnet, cabin), paint, tinted=True),
-        _tinted(tray, paint, 0.85),
-        Part(union(side_glass, end_glass), v.color((0.55, 0.72, 0.80))),
-        Part(union(front_wheels, back_wheels), v.color(RUBBER)),
-        Part(union(hubs, bumpers), v.color(SILVER)),
-        Part(lamps, LAMP),
-        Part(tails, TAIL),
-    ))
+    return Prop(
+        (
+            Part(union(bonnet, cabin), paint, tinted=True),
+            _tinted(tray, paint, 0.85),
+            Part(union(side_glass, end_glass), v.color((0.55, 0.72, 0.80))),
+            Part(union(front_wheels, back_wheels), v.color(RUBBER)),
+            Part(union(hubs, bumpers), v.color(SILVER)),
+            Part(lamps, LAMP),
+            Part(tails, TAIL),
+        )
+    )
 
 
 def _plan(w: float, stern: float, bow: float) -> list[tuple[float, float]]:
@@ -124,15 +128,17 @@ def boat(v: Variation) -> Prop:
     funnel = cylinder(0.15, 0.22, center=(0, 0.25, 0.8), round=0.03)
     ring = cylinder(0.165, 0.06, center=(0, 0.25, 0.86), round=0.02)
     paint = v.color((0.72, 0.18, 0.15))
-    return Prop((
-        Part(hull, paint, tinted=True),
-        Part(gunwale, v.color(WHITE)),
-        Part(deck, v.color(WOOD)),
-        Part(cabin, v.color(WHITE)),
-        _tinted(union(roof, funnel), paint, 0.9),
-        Part(panes, v.color((0.25, 0.45, 0.60))),
-        Part(ring, v.color((0.15, 0.16, 0.18))),
-    ))
+    return Prop(
+        (
+            Part(hull, paint, tinted=True),
+            Part(gunwale, v.color(WHITE)),
+            Part(deck, v.color(WOOD)),
+            Part(cabin, v.color(WHITE)),
+            _tinted(union(roof, funnel), paint, 0.9),
+            Part(panes, v.color((0.25, 0.45, 0.60))),
+            Part(ring, v.color((0.15, 0.16, 0.18))),
+        )
+    )
 
 
 def rocket(v: Variation) -> Prop:
@@ -145,14 +151,16 @@ def rocket(v: Variation) -> Prop:
     rim = mirrored(cylinder(0.2, 0.06, center=(0, r - 0.0, 0.06), axis="y", round=0.03), "y")
     pane = mirrored(cylinder(0.135, 0.06, center=(0, r + 0.02, 0.06), axis="y", round=0.03), "y")
     paint, accent = v.color((0.88, 0.88, 0.86)), v.color((0.80, 0.20, 0.15))
-    return Prop((
-        Part(body, paint, tinted=True),
-        Part(nose, accent),
-        Part(fins, accent, tinted=True, shade=0.75),
-        Part(nozzle, v.color((0.30, 0.31, 0.33))),
-        Part(rim, v.color(SILVER)),
-        Part(pane, v.color((0.30, 0.55, 0.80))),
-    ))
+    return Prop(
+        (
+            Part(body, paint, tinted=True),
+            Part(nose, accent),
+            Part(fins, accent, tinted=True, shade=0.75),
+            Part(nozzle, v.color((0.30, 0.31, 0.33))),
+            Part(rim, v.color(SILVER)),
+            Part(pane, v.color((0.30, 0.55, 0.80))),
+        )
+    )
 
 
 def house(v: Variation) -> Prop:
@@ -181,15 +189,17 @@ def house(v: Variation) -> Prop:
         mirrored(box((w + 0.06, 0.11, 0.14), center=(0, d * 0.5, -0.2), round=0.01), "y"),
         cylinder(0.1, d + 0.04, center=(0, 0, h + 0.12), axis="y", round=0.01),
     )
-    return Prop((
-        Part(walls, v.color((0.90, 0.82, 0.66)), tinted=True),
-        Part(roof, v.color((0.62, 0.26, 0.19))),
-        Part(union(chimney, step), v.color((0.56, 0.52, 0.50))),
-        Part(door, v.color((0.40, 0.25, 0.14))),
-        Part(knob, v.color((0.84, 0.66, 0.25))),
-        Part(frames, v.color(WHITE)),
-        Part(panes, v.color((0.42, 0.62, 0.74))),
-    ))
+    return Prop(
+        (
+            Part(walls, v.color((0.90, 0.82, 0.66)), tinted=True),
+            Part(roof, v.color((0.62, 0.26, 0.19))),
+            Part(union(chimney, step), v.color((0.56, 0.52, 0.50))),
+            Part(door, v.color((0.40, 0.25, 0.14))),
+            Part(knob, v.color((0.84, 0.66, 0.25))),
+            Part(frames, v.color(WHITE)),
+            Part(panes, v.color((0.42, 0.62, 0.74))),
+        )
+    )
 
 
 def tree(v: Variation) -> Prop:
@@ -206,10 +216,12 @@ def tree(v: Variation) -> Prop:
         lathe([(0, -1.0), (0.26, -1.0), (0.17, -0.8), (0.15, 0.0), (0, 0.0)], round=0.03),
         mirrored(capsule((0.08, 0, -0.45), (0.34, -0.05, -0.12), 0.075)),
     )
-    return Prop((
-        Part(crown, v.color((0.30, 0.58, 0.22)), tinted=True),
-        Part(trunk, v.color((0.42, 0.27, 0.15))),
-    ))
+    return Prop(
+        (
+            Part(crown, v.color((0.30, 0.58, 0.22)), tinted=True),
+            Part(trunk, v.color((0.42, 0.27, 0.15))),
+        )
+    )
 
 
 KINDS = (
