@@ -54,13 +54,18 @@ def vae_loss(vae: AutoencoderKL, images: Tensor, generator: torch.Generator) -> 
     return loss, {"pixel": pixel.item(), "edge": float(edge.detach()), "rgb": rgb.item(), "kl": kl.item()}
 
 
-def train(data: Path, out: Path, *, steps: int, batch: int, seconds: float, bf16: bool, lr: float = 2e-3) -> None:
+def train(data: Path, out: Path, *, steps: int, batch: int, seconds: float, bf16: bool, decoder_only: bool, lr: float = 2e-3) -> None:
+    """Make or continue the autoencoder in `out`. With `decoder_only` latents stay what they are, so that a U-Net keeps its worth."""
     pictures = Pictures(data, seed=1)
     checked = pictures.draw(24).images.permute(0, 3, 1, 2) * 2 - 1
     generator = torch.Generator().manual_seed(2)
     vae = AutoencoderKL.from_pretrained(str(out)) if (out / "config.json").exists() else make_vae()
     vae = vae.to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=1e-4)
+    if decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    trained = [p for p in vae.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=lr, betas=(0.9, 0.98), weight_decay=1e-4)
     began = time.monotonic()
     for step in range(steps):
         share = max(step / steps, (time.monotonic() - began) / seconds)
@@ -78,14 +83,15 @@ def train(data: Path, out: Path, *, steps: int, batch: int, seconds: float, bf16
             loss, parts = vae_loss(vae, images, generator)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         if step % 50 == 0:
             seconds_spent = round(time.monotonic() - began)
             print(json.dumps({"step": step, "s": seconds_spent, **{k: round(v, 4) for k, v in parts.items()}}), flush=True)
-        if step % 300 == 299:
+        if step % 300 == 299 and not decoder_only:
             save(vae, out, checked)
-    balance(vae, checked)
+    if not decoder_only:
+        balance(vae, checked)
     save(vae, out, checked)
 
 
@@ -109,9 +115,8 @@ def balance(vae: AutoencoderKL, images: Tensor) -> None:
 
 @torch.no_grad()
 def save(vae: AutoencoderKL, out: Path, checked: Tensor) -> None:
-    """Write the weights, with the scaling factor that gives latents unit spread, and a sheet of pictures and rebuilds."""
+    """Write the weights and a sheet of pictures and rebuilds."""
     mean = vae.encode(checked).latent_dist.mean
-    vae.register_to_config(scaling_factor=round(float(1.0 / mean.std()), 4))
     vae.save_pretrained(str(out), safe_serialization=True)
     pairs = torch.stack([checked, vae.decode(mean).sample.clamp(-1, 1)], dim=1).flatten(0, 1)
     save_sheet(out / "sheet.png", (pairs.permute(0, 2, 3, 1) + 1) / 2, columns=12)
@@ -125,11 +130,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=1e9, help="stop (and finish the learning rate's decay) after this time")
+    parser.add_argument("--decoder-only", action="store_true", help="sharpen the decoder of a finished autoencoder")
     parser.add_argument("--bf16", action="store_true", help="worth it on processors with AMX or AVX512-BF16 only")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    train(args.data, args.out, steps=args.steps, batch=args.batch, seconds=args.seconds, bf16=args.bf16)
+    train(args.data, args.out, steps=args.steps, batch=args.batch, seconds=args.seconds, bf16=args.bf16, decoder_only=args.decoder_only)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,14 @@ def tv_loss(opacity: Tensor) -> Tensor:
     return down + across
 
 
+def smoothness_loss(here: Tensor, there: Tensor) -> Tensor:
+    """Mean absolute difference of what stands at places [M, ...] and at near neighbours of them: total variation, drawn at random.
+
+    The absolute value, unlike a square, does not mind one sharp surface, only many small ones: fur and crumbs.
+    """
+    return (here - there).abs().mean()
+
+
 def is_finite(*values: Tensor) -> bool:
     """Whether all values are finite. Waits for the GPU."""
     return all(bool(torch.isfinite(value).all()) for value in values)

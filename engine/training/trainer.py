@@ -24,8 +24,10 @@ from engine.training.adan import Adan
 from engine.training.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from engine.training.collapse import diverged_error
 from engine.training.ema import Ema
-from engine.training.losses import entropy_loss, is_finite, opacity_loss, orientation_loss, tv_loss
+from engine.training.losses import entropy_loss, is_finite, opacity_loss, orientation_loss, smoothness_loss, tv_loss
 
+# Enough for a steady gradient, few enough to cost a tenth of a step.
+SMOOTH_PLACES = 8192
 # What a restart after a collapse changes: smaller steps, nothing that pushes the object away.
 GENTLER_RATE = 0.5
 
@@ -186,7 +188,20 @@ class Trainer:
             loss = loss + weight * tv_loss(out.opacity)
         if (weight := self.at(cfg.lambda_orientation)) > 0 and out.normals is not None:
             loss = loss + weight * orientation_loss(out.weights, out.normals, out.directions, out.n_rays)
+        if (weight := self.at(cfg.lambda_smooth)) > 0 and len(out.positions):
+            loss = loss + weight * self._smoothness(out.positions)
         return loss
+
+    def _smoothness(self, positions: Tensor) -> Tensor:
+        """At some of the places [M, 3] that this step looked at, so that empty space costs nothing."""
+        generator = self.device_generator
+        chosen = torch.randint(len(positions), (SMOOTH_PLACES,), generator=generator, device=self.device)
+        here = positions[chosen].detach()
+        offsets = torch.randn(here.shape, generator=generator, device=self.device) * self.config.loss.smooth_radius
+        densities, albedo = self.field(torch.cat([here, (here + offsets).clamp(-1, 1)]))
+        alphas = 1 - torch.exp(-densities * self.step_size)  # what counts is what is seen, not how dense the inside is
+        values = torch.cat([alphas[:, None], albedo * alphas.detach()[:, None]], dim=1)  # [2M, 4]
+        return smoothness_loss(*values.chunk(2))
 
     def _check(self, loss: Tensor) -> None:
         if self.device.type == "cpu" or self.step % self.config.training.check_every == 0:  # a wait for the GPU

@@ -122,10 +122,15 @@ class LossConfig:
     """Against surfaces that face away from the camera that sees them; only on lit steps. 0..1e4, may be scheduled."""
     lambda_tv: Scheduled = 0.0
     """For smooth pictures of the opacity: mean squared difference of neighbouring pixels. 0..1e4, may be scheduled."""
+    lambda_smooth: Scheduled = 0.0
+    """Against fur and crumbs: mean difference of opacity and color between near places in space. 0..1e4, may be scheduled."""
+    smooth_radius: float = 0.03
+    """How near, in world units: standard deviation along each axis. 0.001..1."""
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
+        for name in ("lambda_opacity", "lambda_entropy", "lambda_orientation", "lambda_tv", "lambda_smooth"):
             check_scheduled("loss." + name.replace("_", "-"), getattr(self, name), 0, 1e4)
+        check_range("loss.smooth-radius", self.smooth_radius, 0.001, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
