@@ -9,7 +9,7 @@ from torch import nn
 from engine.training.adan import Adan
 from engine.training.collapse import collapse_of
 from engine.training.ema import Ema
-from engine.training.losses import entropy_loss, opacity_loss, orientation_loss, tv_loss
+from engine.training.losses import entropy_loss, opacity_loss, orientation_loss, smoothness_loss, tv_loss
 
 
 @pytest.mark.parametrize("o", [0.0, 0.3, 1.0])
@@ -45,6 +45,14 @@ def test_orientation_pulls_normals_and_never_weights():
 def test_tv_of_a_ramp_is_its_slope_squared():
     ramp = torch.arange(5.0).expand(1, 4, 5) * 0.1
     assert tv_loss(ramp).item() == pytest.approx(0.01, rel=1e-4)
+
+
+def test_smoothness_counts_steps_and_not_how_steep_they_are():
+    ramp, cliff = torch.linspace(0, 1, 11), (torch.arange(11) > 4).float()
+    both = [smoothness_loss(values[:-1], values[1:]).item() for values in (ramp, cliff)]
+    assert both == pytest.approx([0.1, 0.1])
+    fur = (torch.arange(11) % 2).float()
+    assert smoothness_loss(fur[:-1], fur[1:]).item() == pytest.approx(1.0)
 
 
 def test_losses_mean_the_same_at_every_resolution_and_batch():

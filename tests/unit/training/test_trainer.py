@@ -152,7 +152,7 @@ def test_a_smaller_rate_moves_less_and_warm_up_starts_slowly():
     assert moved(optimizer__learning_rate=0.01, optimizer__warm_up_steps=9) == pytest.approx(fast / 10, rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["lambda_opacity", "lambda_entropy", "lambda_orientation", "lambda_tv"])
+@pytest.mark.parametrize("name", ["lambda_opacity", "lambda_entropy", "lambda_orientation", "lambda_tv", "lambda_smooth"])
 def test_every_loss_weight_has_an_effect(name):
     lit = {"light__textureless_ratio": 0.5, "light__lambertian_ratio": 0.5}
     plain = trainer_of(NoTeacher(), **lit).train_step()
