@@ -35,9 +35,7 @@ class GuidanceLoss:
 class Guidance(Protocol):
     """A way to combine a denoiser's scores. Settings are the fields of a frozen dataclass; nothing is kept between calls."""
 
-    def loss(
-        self, denoiser: Denoiser, images: Tensor, prompt: PromptEmbeds, timesteps: Tensor, generator: torch.Generator
-    ) -> GuidanceLoss:
+    def loss(self, denoiser: Denoiser, images: Tensor, prompt: PromptEmbeds, timesteps: Tensor, generator: torch.Generator) -> GuidanceLoss:
         """The loss of a batch of renders.
 
         Args:

@@ -49,9 +49,7 @@ class ImageTarget:
     rms: float = 1.0
     """Root mean square for `rms_limit`. 1e-4..1000."""
 
-    def loss(
-        self, denoiser: Denoiser, images: Tensor, prompt: PromptEmbeds, timesteps: Tensor, generator: torch.Generator
-    ) -> GuidanceLoss:
+    def loss(self, denoiser: Denoiser, images: Tensor, prompt: PromptEmbeds, timesteps: Tensor, generator: torch.Generator) -> GuidanceLoss:
         """Arguments as in `Guidance.loss`."""
         latents = denoiser.encode(images if self.space == "latent" else images.detach())
         clean = self.target_latents(denoiser, latents.detach(), prompt, timesteps, generator)

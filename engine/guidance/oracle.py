@@ -35,9 +35,7 @@ class OracleDenoiser(Denoiser):
         alphas_cumprod: [n] noise levels; None takes Stable Diffusion's.
     """
 
-    def __init__(
-        self, images: Tensor, names: list[str] | None = None, *, std: float = 0.0, alphas_cumprod: Tensor | None = None
-    ) -> None:
+    def __init__(self, images: Tensor, names: list[str] | None = None, *, std: float = 0.0, alphas_cumprod: Tensor | None = None) -> None:
         if images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
             raise ValueError(f"images must be [N, S, S, 3], got {list(images.shape)}")
         if names is not None and len(names) != len(images):

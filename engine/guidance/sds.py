@@ -48,9 +48,7 @@ class SDS:
             grad = (1 - alpha_bar) * grad
         return limit(grad.detach(), self.grad_clip, self.rms_limit, self.rms)
 
-    def loss(
-        self, denoiser: Denoiser, images: Tensor, prompt: PromptEmbeds, timesteps: Tensor, generator: torch.Generator
-    ) -> GuidanceLoss:
+    def loss(self, denoiser: Denoiser, images: Tensor, prompt: PromptEmbeds, timesteps: Tensor, generator: torch.Generator) -> GuidanceLoss:
         """1/2 |z - sg(z - g)|^2 / B with z = encode(images); arguments as in `Guidance.loss`."""
         latents = denoiser.encode(images)  # [B, C, h, w], with gradient
         noise = draw_noise(latents.shape, latents.device, generator)

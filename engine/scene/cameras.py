@@ -36,8 +36,7 @@ class Cameras:
         n = self.camera_to_world.shape[0]
         if self.camera_to_world.shape != (n, 4, 4) or self.window.shape != (n, 4):
             raise ValueError(
-                f"camera_to_world must be [B, 4, 4] and window [B, 4], got {list(self.camera_to_world.shape)} "
-                f"and {list(self.window.shape)}"
+                f"camera_to_world must be [B, 4, 4] and window [B, 4], got {list(self.camera_to_world.shape)} and {list(self.window.shape)}"
             )
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+
 from engine.cli import main
 from tests.tiny_sd import build_tiny_sd
 

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import PIL.Image
 import pytest
+
 from engine.job_folder import slug_of
 from engine.protocol import Progress, decode_event
 from engine.training.control import Control
@@ -18,7 +19,6 @@ def finished(model, tmp_path_factory):
     from io import StringIO
 
     from engine.cli import main
-
     from tests.unit.jobs.conftest import SMALL, Generated
 
     folder = tmp_path_factory.mktemp("finished") / "job"
@@ -110,7 +110,6 @@ class AskAt(Control):
 def run_with(folder, control, model, *, resume=False, n_steps=8):
     from engine.jobs import run_job
     from engine.protocol import JobRequest
-
     from tests.unit.jobs.conftest import SMALL
 
     pairs = zip(SMALL[0::2], SMALL[1::2])
@@ -173,7 +172,6 @@ def test_the_view_of_the_user_is_what_previews_show(model, tmp_path):
     )
     from engine.jobs import run_job
     from engine.protocol import JobRequest
-
     from tests.unit.jobs.conftest import SMALL
 
     overrides = {flag[2:]: value for flag, value in zip(SMALL[0::2], SMALL[1::2])} | {"training.preview-every-s": "1000"}

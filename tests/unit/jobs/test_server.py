@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+
 from engine import protocol
 from engine.protocol import CANCELLED, Cancel, FinishNow, Generate, JobRequest, Pause, Resume, decode_event, encode
 from engine.server import Server
-
 from tests.unit.jobs.conftest import SMALL
 
 REPOSITORY = Path(__file__).resolve().parents[3]
