@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(*arguments: str) -> int:
-    # One thread each: on small machines spinning worker threads of several libraries slow each other down tenfold.
+    # Threads that wait without spinning: on two cores, spinning workers of several libraries slow each other down tenfold.
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"), "OMP_WAIT_POLICY": "PASSIVE"}
     return subprocess.run([sys.executable, "-m", "pytest", "-q", *arguments], cwd=ROOT, env=environment, check=False).returncode
 
