@@ -123,7 +123,13 @@ class RadianceField(nn.Module):
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for a torch optimizer; `lr_scale` is each group's factor on a scheduled base rate."""
-        groups: list[dict[str, Any]] = [{"params": list(self.encoding.parameters()), "lr_scale": _ENCODING_RATE, "name": "encoding"}]
+        groups: list[dict[str, Any]] = []
+        if isinstance(self.encoding, DenseGrid):
+            # The noise of a score moves every point of a fine grid on its own: slower fine levels average it instead of growing fur.
+            for i, level in enumerate(self.encoding.levels):
+                groups.append({"params": [level], "lr_scale": _ENCODING_RATE * self.config.level_rate**i, "name": f"level {i}"})
+        else:
+            groups.append({"params": list(self.encoding.parameters()), "lr_scale": _ENCODING_RATE, "name": "encoding"})
         if not self.is_direct:
             groups.append({"params": list(self.decoder.parameters()), "lr_scale": 1.0, "name": "decoder"})
         groups.append({"params": list(self.background_network.parameters()), "lr_scale": 1.0, "name": "background"})

@@ -22,6 +22,8 @@ class FieldConfig:
     """Cells per axis of the finest grid. 2..4096; dense grids up to 256."""
     features: int = 4
     """Numbers stored at each grid point. Without a network a dense grid holds exactly 4: density and color. 1..32."""
+    level_rate: float = 0.5
+    """How fast each level of a dense grid learns, as a share of the next coarser one. 0.05..1."""
     log2_table_size: int = 15
     """A hash table has at most two to the power of this many entries per level. 8..24."""
     hidden_width: int = 0
@@ -42,6 +44,7 @@ class FieldConfig:
         check_range("field.base-resolution", self.base_resolution, 2, 256)
         check_range("field.finest-resolution", self.finest_resolution, self.base_resolution, 256 if self.encoding == "dense" else 4096)
         check_range("field.features", self.features, 1, 32)
+        check_range("field.level-rate", self.level_rate, 0.05, 1)
         check_range("field.log2-table-size", self.log2_table_size, 8, 24)
         check_range("field.hidden-width", self.hidden_width, 0, 256)
         check_range("field.density-scale", self.density_scale, 0.01, 1000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -156,8 +157,14 @@ def test_parameter_groups_hold_every_parameter_once(config: FieldConfig) -> None
     groups = field.parameter_groups(0.01)
     ids = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(ids) == sorted(id(parameter) for parameter in field.parameters())
-    assert groups[0]["name"] == "encoding" and groups[0]["lr"] == pytest.approx(0.1)
+    assert groups[0]["lr"] == pytest.approx(0.1)
     torch.optim.Adam(groups)
+
+
+def test_finer_levels_of_a_dense_grid_learn_more_slowly() -> None:
+    config = replace(CONFIGS["dense"], level_rate=0.25)
+    rates = [group["lr_scale"] for group in make_field(config, generator()).parameter_groups(1.0) if group["name"].startswith("level")]
+    assert len(rates) == config.n_levels and all(fine == pytest.approx(coarse / 4) for coarse, fine in zip(rates, rates[1:]))
 
 
 def test_max_level_closes_detail() -> None:
