@@ -37,7 +37,6 @@ def sample_cameras(config: CameraConfig, n: int, step: int, n_steps: int, *, gen
         if azimuth_high - azimuth_low >= 360:
             place = place + torch.rand(1, generator=generator)
     azimuth = azimuth_low + (azimuth_high - azimuth_low) * place
-    azimuth = (azimuth + 180) % 360 - 180
     in_angle = uniform(n, elevation_low, elevation_high)
     sines = uniform(n, math.sin(math.radians(elevation_low)), math.sin(math.radians(elevation_high)))
     on_sphere = torch.rand(n, generator=generator) < config.uniform_sphere_ratio

@@ -41,7 +41,7 @@ class GuidanceConfig:
     """Row of the guidance table: SDS through the encoder, or the model's own picture as the render's target."""
     guidance_scale: Scheduled = 0.0
     """Strength s of the prompt in eps_uncond + s (eps_text - eps_uncond); 0 takes the method's own (sds 100,
-    image-target 7.5). 0..1000, may be scheduled."""
+    image-target 4). 0..1000, may be scheduled."""
     weight: float = 1.0
     """Multiplies the guidance loss. 0..1e6."""
     timestep_weight: Literal["auto", "sigma", "uniform", "sds"] = "auto"
@@ -58,9 +58,9 @@ class GuidanceConfig:
     """Whether a view's gradient is scaled down to, or always scaled to, a root mean square of guidance.rms."""
     rms: float = 1.0
     """Root mean square for guidance.rms-limit. 1e-4..1000."""
-    t_low: Scheduled = 0.02
+    t_low: Scheduled = (0.0, 0.2, 0.7, 0.02)
     """Lowest noise level to draw, as a fraction of the model's steps. 0..1, may be scheduled."""
-    t_high: Scheduled = (0.0, 0.98, 1.0, 0.5)
+    t_high: Scheduled = (0.0, 0.98, 1.0, 0.4)
     """Highest noise level to draw, as a fraction of the model's steps. 0..1, may be scheduled."""
     annealing: Literal["uniform", "linear", "sqrt"] = "uniform"
     """How noise levels are drawn: anywhere between t-low and t-high, or falling with the run."""
@@ -97,7 +97,7 @@ class OptimizerConfig:
 
     method: Literal["adam", "adan"] = "adam"
     """Row of the optimizer table."""
-    learning_rate: Scheduled = (0.0, 0.01, 1.0, 0.003)
+    learning_rate: Scheduled = (0.0, 0.008, 1.0, 0.002)
     """Base rate; a field's parts have their own factors on top. 1e-6..1, may be scheduled."""
     warm_up_steps: int = 20
     """Steps over which the rate rises from nothing. 0..10000."""
@@ -112,17 +112,20 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
-    """Weights of the losses beside the guidance. Each loss is a mean, so a weight means the same at every resolution."""
+    """Weights of the losses beside the guidance. Each loss is a mean, so a weight means the same at every resolution.
 
-    lambda_opacity: Scheduled = 0.0
+    The guidance loss is a sum over one picture's pixels (some tens to hundreds), hence weights of that size.
+    """
+
+    lambda_opacity: Scheduled = (0.0, 0.0, 0.3, 30.0)
     """Against haze and floaters: mean sqrt(opacity^2 + 0.01). 0..1e4, may be scheduled."""
-    lambda_entropy: Scheduled = 0.0
+    lambda_entropy: Scheduled = (0.0, 0.0, 0.3, 0.0, 1.0, 200.0)
     """For pixels that are either covered or not: mean binary entropy of the opacity. 0..1e4, may be scheduled."""
     lambda_orientation: Scheduled = 0.0
     """Against surfaces that face away from the camera that sees them; only on lit steps. 0..1e4, may be scheduled."""
     lambda_tv: Scheduled = 0.0
     """For smooth pictures of the opacity: mean squared difference of neighbouring pixels. 0..1e4, may be scheduled."""
-    lambda_smooth: Scheduled = 0.0
+    lambda_smooth: Scheduled = 300.0
     """Against fur and crumbs: mean difference of opacity and color between near places in space. 0..1e4, may be scheduled."""
     smooth_radius: float = 0.03
     """How near, in world units: standard deviation along each axis. 0.001..1."""

@@ -31,6 +31,11 @@ def test_stratified_cameras_see_the_object_from_all_round():
         assert gaps.max() <= 180.01  # two draws in neighbouring quarters are at most two quarters apart
 
 
+def test_the_parts_of_the_circle_turn_from_draw_to_draw():
+    quarters = [((camera_angles(draw(CameraConfig(), 4, seed=seed))[0] + 180) // 90).unique() for seed in range(20)]
+    assert min(len(each) for each in quarters) < 4, "always one camera in each fixed quarter: its borders are never looked across"
+
+
 def test_uniform_placement_leaves_holes_that_stratified_does_not():
     def widest(placement):
         azimuths = [camera_angles(draw(CameraConfig(placement=placement), 4, seed=s))[0].sort().values for s in range(50)]

@@ -30,6 +30,10 @@ def test_two_entries_at_one_step_are_a_jump_and_the_later_one_counts_there():
     assert [scheduled(value, step, 11) for step in (0, 4, 5, 10)] == [32.0, 32.0, 64.0, 64.0]
 
 
+def test_a_jump_at_the_first_step_has_already_happened_there():
+    assert scheduled((0.0, 1.0, 0.0, 2.0, 1.0, 2.0), 0, 11) == 2.0
+
+
 def test_a_run_of_one_step_takes_the_first_value():
     assert scheduled((0.0, 1.0, 1.0, 0.0), 0, 1) == 1.0
 

@@ -135,7 +135,7 @@ def test_size_batch_and_levels_follow_their_schedules():
     trainer = trainer_of(training__batch_size="0,4,1,1", render__size_px="0,16,1,64", training__max_level="0,0.5,1,1")
     assert trainer.views(0) == (4, 16) and trainer.views(5) == (1, 64)
     trainer.train_step()
-    assert trainer.field.max_level == 0.5
+    assert trainer.field.max_level == 0.5 == trainer.ema.module.max_level
     losses(trainer, 5)
     assert trainer.field.max_level == 1.0 == trainer.ema.module.max_level
 
@@ -155,8 +155,9 @@ def test_a_smaller_rate_moves_less_and_warm_up_starts_slowly():
 @pytest.mark.parametrize("name", ["lambda_opacity", "lambda_entropy", "lambda_orientation", "lambda_tv", "lambda_smooth"])
 def test_every_loss_weight_has_an_effect(name):
     lit = {"light__textureless_ratio": 0.5, "light__lambertian_ratio": 0.5}
-    plain = trainer_of(NoTeacher(), **lit).train_step()
-    weighted = trainer_of(NoTeacher(), **lit, **{f"loss__{name}": 10}).train_step()
+    none = dict.fromkeys(("loss__lambda_opacity", "loss__lambda_entropy", "loss__lambda_smooth"), 0)
+    plain = trainer_of(NoTeacher(), **lit, **none).train_step()
+    weighted = trainer_of(NoTeacher(), **lit, **none | {f"loss__{name}": 10}).train_step()
     assert float(plain.loss) == 0 and float(weighted.loss) > 0
 
 
