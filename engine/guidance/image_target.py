@@ -32,7 +32,7 @@ class ImageTarget:
     when the resolution grows.
     """
 
-    guidance_scale: float = 7.5
+    guidance_scale: float = 4.0
     """Strength of the prompt. 0..1000."""
     rescale: float = 0.5
     """How far guidance's extra contrast is taken back: 0 not at all, 1 wholly. 0..1."""
