@@ -18,6 +18,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -46,13 +47,16 @@ EMA_DECAY = 0.999
 
 @dataclass
 class Toybox:
-    """The five parts of the model, as Stable Diffusion has them."""
+    """The five parts of the model, as Stable Diffusion has them.
+
+    diffusers ships no types, so its classes are Any to a type checker: UNet2DConditionModel, AutoencoderKL, DDIMScheduler.
+    """
 
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
-    unet: UNet2DConditionModel
-    vae: AutoencoderKL
-    scheduler: DDIMScheduler
+    unet: Any
+    vae: Any
+    scheduler: Any
 
     @staticmethod
     def new(vae_folder: Path, folder: Path) -> Toybox:
@@ -203,8 +207,8 @@ def train(args: argparse.Namespace) -> None:
     running = 0.0
     step = 0
     stop = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):  # finish the step, write everything, end
-        signal.signal(name, lambda *_: stop.set())
+    for number in (signal.SIGINT, signal.SIGTERM):  # finish the step, write everything, end
+        signal.signal(number, lambda *_: stop.set())
     while not stop.is_set():
         share = (time.monotonic() - began) / args.seconds
         if share >= 1:

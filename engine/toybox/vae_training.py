@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,7 @@ def edges(images: Tensor) -> tuple[Tensor, Tensor]:
     return images[..., :, 1:] - images[..., :, :-1], images[..., 1:, :] - images[..., :-1, :]
 
 
-def vae_loss(vae: AutoencoderKL, images: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+def vae_loss(vae: Any, images: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
     """images [B, 3, H, W] in [-1, 1] -> scalar loss and its parts."""
     posterior = vae.encode(images).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator)
@@ -59,7 +60,7 @@ def train(data: Path, out: Path, *, steps: int, batch: int, seconds: float, bf16
     pictures = Pictures(data, seed=1)
     checked = pictures.draw(24).images.permute(0, 3, 1, 2) * 2 - 1
     generator = torch.Generator().manual_seed(2)
-    vae = AutoencoderKL.from_pretrained(str(out)) if (out / "config.json").exists() else make_vae()
+    vae: Any = AutoencoderKL.from_pretrained(str(out)) if (out / "config.json").exists() else make_vae()
     vae = vae.to(memory_format=torch.channels_last).train()
     if decoder_only:
         vae.encoder.requires_grad_(False)
@@ -96,7 +97,7 @@ def train(data: Path, out: Path, *, steps: int, batch: int, seconds: float, bf16
 
 
 @torch.no_grad()
-def balance(vae: AutoencoderKL, images: Tensor) -> None:
+def balance(vae: Any, images: Tensor) -> None:
     """Fold a scale per channel into the convolutions on both sides of the latents, so that pictures come out the same.
 
     Colour channels get unit spread, the others `DETAIL_SPREAD`: the U-Net then spends its effort on colour and outline
@@ -114,7 +115,7 @@ def balance(vae: AutoencoderKL, images: Tensor) -> None:
 
 
 @torch.no_grad()
-def save(vae: AutoencoderKL, out: Path, checked: Tensor) -> None:
+def save(vae: Any, out: Path, checked: Tensor) -> None:
     """Write the weights and a sheet of pictures and rebuilds."""
     mean = vae.encode(checked).latent_dist.mean
     vae.save_pretrained(str(out), safe_serialization=True)

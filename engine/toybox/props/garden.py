@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.toybox.prop import Kind, Part, Prop, Variation
 from engine.toybox.sdf import (
+    Distance,
     around_z,
     box,
     capsule,
@@ -35,7 +36,7 @@ def mushroom(v: Variation) -> Prop:
     below = box((2, 2, 1), center=(0, 0, -1.06))
     cap = subtract(ellipsoid((r, r, h)), below)
 
-    def spots(count: int, height: float, size: float, offset: float):
+    def spots(count: int, height: float, size: float, offset: float) -> Distance:
         reach = r * (1 - height * height) ** 0.5
         return around_z(sphere(size, center=(reach, 0, height * h)), count, offset)
 
@@ -141,7 +142,7 @@ def flower_pot(v: Variation) -> Prop:
     petals = around_z(cylinder(0.16, 0.085, center=(0.33, 0, 0), round=0.08), 7, 90)
     heart = cylinder(0.2, 0.12, center=(0, 0, 0.03), round=0.1)
 
-    def nod(solid):
+    def nod(solid: Distance) -> Distance:
         return move(rotate(solid, "x", 55), (0, -0.05, high))
 
     clay = v.color(TERRACOTTA)
