@@ -32,6 +32,12 @@ class Part:
     shade: float = 1.0
 
 
+def tinted(distance: Distance, color: Color, shade: float) -> Part:
+    """A tinted part that is darker or lighter than the prop's main colour, natural or prompted."""
+    r, g, b = (min(1.0, c * shade) for c in color)
+    return Part(distance, (r, g, b), tinted=True, shade=shade)
+
+
 @dataclass(frozen=True)
 class Prop:
     """Parts in their own units; `normalized` brings them into the unit ball."""

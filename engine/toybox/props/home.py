@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from engine.toybox.prop import Color, Kind, Part, Prop, Variation
+from engine.toybox.prop import Kind, Part, Prop, Variation, tinted
 from engine.toybox.sdf import (
-    Distance,
     box,
     capsule,
     cone,
@@ -29,12 +28,6 @@ WHITE = (0.96, 0.95, 0.91)
 BLACK = (0.08, 0.08, 0.09)
 
 
-def _tinted(distance: Distance, color: Color, shade: float) -> Part:
-    """A tinted part that is darker or lighter than the prop's main colour, natural or prompted."""
-    r, g, b = (min(1.0, c * shade) for c in color)
-    return Part(distance, (r, g, b), tinted=True, shade=shade)
-
-
 def chair(v: Variation) -> Prop:
     w, back = v.between(0.46, 0.54), v.between(0.88, 1.02)
     seat = box((w, w, 0.08), center=(0, 0, 0), round=0.05)
@@ -48,8 +41,8 @@ def chair(v: Variation) -> Prop:
     return Prop(
         (
             Part(seat, wood, tinted=True),
-            _tinted(legs, wood, 0.8),
-            _tinted(union(posts, rails), wood, 0.92),
+            tinted(legs, wood, 0.8),
+            tinted(union(posts, rails), wood, 0.92),
         )
     )
 
@@ -60,7 +53,7 @@ def table(v: Variation) -> Prop:
     apron = box((x - 0.14, y - 0.14, 0.09), center=(0, 0, h - 0.14))
     legs = corners(x - 0.15, y - 0.15, box((0.1, 0.1, h), center=(0, 0, -0.04), round=0.03))
     wood = v.color(WOOD)
-    return Prop((Part(top, wood, tinted=True), _tinted(union(apron, legs), wood, 0.8)))
+    return Prop((Part(top, wood, tinted=True), tinted(union(apron, legs), wood, 0.8)))
 
 
 def clock(v: Variation) -> Prop:
@@ -82,7 +75,7 @@ def clock(v: Variation) -> Prop:
     return Prop(
         (
             Part(case, paint, tinted=True),
-            _tinted(bells, paint, 0.85),
+            tinted(bells, paint, 0.85),
             Part(dial, WHITE),
             Part(union(ticks, hands), BLACK),
             Part(union(feet, handle, knob), v.color(BRASS)),
@@ -122,7 +115,7 @@ def vase(v: Variation) -> Prop:
     band = cylinder(r + 0.055, 0.09, center=(0, 0, -0.1), round=0.05)
     foot = cylinder(0.37, 0.07, center=(0, 0, -0.95), round=0.04)
     glaze = v.color((0.28, 0.47, 0.66))
-    return Prop((Part(body, glaze, tinted=True), _tinted(union(band, foot), glaze, 0.72)))
+    return Prop((Part(body, glaze, tinted=True), tinted(union(band, foot), glaze, 0.72)))
 
 
 def bell(v: Variation) -> Prop:
@@ -139,7 +132,7 @@ def bell(v: Variation) -> Prop:
     return Prop(
         (
             Part(body, metal, tinted=True),
-            _tinted(union(rim, loop), metal, 0.8),
+            tinted(union(rim, loop), metal, 0.8),
             Part(clapper, v.color(IRON)),
         )
     )
@@ -158,7 +151,7 @@ def book(v: Variation) -> Prop:
     return Prop(
         (
             Part(boards, cloth, tinted=True),
-            _tinted(spine, cloth, 0.85),
+            tinted(spine, cloth, 0.85),
             Part(pages, v.color((0.95, 0.91, 0.80))),
             Part(union(label, emblem, ribs), v.color(BRASS)),
         )
@@ -171,7 +164,7 @@ def stool(v: Variation) -> Prop:
     legs = mirrored(mirrored(capsule((0.25, 0.25, 0.45), (splay, splay, -0.72), 0.085)), "y")
     ring = torus(0.48, 0.06, center=(0, 0, -0.22))
     wood = v.color(WOOD)
-    return Prop((Part(seat, wood, tinted=True), _tinted(union(legs, ring), wood, 0.78)))
+    return Prop((Part(seat, wood, tinted=True), tinted(union(legs, ring), wood, 0.78)))
 
 
 def chest(v: Variation) -> Prop:
@@ -193,7 +186,7 @@ def chest(v: Variation) -> Prop:
     return Prop(
         (
             Part(base, wood, tinted=True),
-            _tinted(lid, wood, 1.12),
+            tinted(lid, wood, 1.12),
             Part(union(straps, lock), v.color(BRASS)),
             Part(keyhole, BLACK),
         )
@@ -219,7 +212,7 @@ def barrel(v: Variation) -> Prop:
     return Prop(
         (
             Part(staves, wood, tinted=True),
-            _tinted(heads, wood, 0.75),
+            tinted(heads, wood, 0.75),
             Part(hoops, v.color(IRON)),
         )
     )
@@ -241,9 +234,9 @@ def crate(v: Variation) -> Prop:
     wood = v.color((0.70, 0.50, 0.28))
     return Prop(
         (
-            _tinted(panels, wood, 0.62),
+            tinted(panels, wood, 0.62),
             Part(edges, wood, tinted=True),
-            _tinted(union(cross_y, cross_x), wood, 0.86),
+            tinted(union(cross_y, cross_x), wood, 0.86),
         )
     )
 

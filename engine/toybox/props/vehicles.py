@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from engine.toybox.prop import Color, Kind, Part, Prop, Variation
+from engine.toybox.prop import Kind, Part, Prop, Variation, tinted
 from engine.toybox.sdf import (
-    Distance,
     around_z,
     box,
     capsule,
@@ -27,12 +26,6 @@ LAMP = (1.0, 0.93, 0.62)
 TAIL = (0.80, 0.10, 0.08)
 WHITE = (0.95, 0.94, 0.91)
 WOOD = (0.58, 0.38, 0.20)
-
-
-def _tinted(distance: Distance, color: Color, shade: float) -> Part:
-    """A tinted part that is darker or lighter than the prop's main colour, natural or prompted."""
-    r, g, b = (min(1.0, c * shade) for c in color)
-    return Part(distance, (r, g, b), tinted=True, shade=shade)
 
 
 def car(v: Variation) -> Prop:
@@ -94,7 +87,7 @@ def truck(v: Variation) -> Prop:
     return Prop(
         (
             Part(union(bonnet, cabin), paint, tinted=True),
-            _tinted(tray, paint, 0.85),
+            tinted(tray, paint, 0.85),
             Part(union(side_glass, end_glass), v.color((0.55, 0.72, 0.80))),
             Part(union(front_wheels, back_wheels), v.color(RUBBER)),
             Part(union(hubs, bumpers), v.color(SILVER)),
@@ -134,7 +127,7 @@ def boat(v: Variation) -> Prop:
             Part(gunwale, v.color(WHITE)),
             Part(deck, v.color(WOOD)),
             Part(cabin, v.color(WHITE)),
-            _tinted(union(roof, funnel), paint, 0.9),
+            tinted(union(roof, funnel), paint, 0.9),
             Part(panes, v.color((0.25, 0.45, 0.60))),
             Part(ring, v.color((0.15, 0.16, 0.18))),
         )
