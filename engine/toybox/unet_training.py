@@ -49,11 +49,11 @@ EMA_DECAY = 0.999
 class Toybox:
     """The five parts of the model, as Stable Diffusion has them.
 
-    diffusers ships no types, so its classes are Any to a type checker: UNet2DConditionModel, AutoencoderKL, DDIMScheduler.
+    Their libraries ship no types a checker can use, hence Any: CLIPTextModel, UNet2DConditionModel, AutoencoderKL, DDIMScheduler.
     """
 
     tokenizer: CLIPTokenizer
-    text_encoder: CLIPTextModel
+    text_encoder: Any
     unet: Any
     vae: Any
     scheduler: Any
@@ -83,7 +83,11 @@ class Toybox:
         """Write the diffusers folder; `model_index.json` makes StableDiffusionPipeline accept it. Parts keep their dtype in memory."""
         for name in ("text_encoder", "unet", "vae"):
             part = getattr(self, name)
-            state = {key: value.to(dtype).contiguous() for key, value in part.state_dict().items() if value.is_floating_point()}
+            state = {
+                key: value.to(device="cpu", dtype=dtype).contiguous()
+                for key, value in part.state_dict().items()
+                if value.is_floating_point()
+            }
             part.save_config(str(folder / name)) if name != "text_encoder" else part.config.save_pretrained(str(folder / name))
             file = "model.safetensors" if name == "text_encoder" else "diffusion_pytorch_model.safetensors"
             partial = folder / name / (file + ".partial")
@@ -106,25 +110,29 @@ class Toybox:
         (folder / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
         (folder / "vocabulary.json").write_text(json.dumps(vocabulary(KINDS), indent=1), encoding="utf-8")
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
     def embed(self, worded: list[Worded]) -> Tensor:
         """Blended embeddings [B, tokens, dim] of B pictures."""
         prompts = sorted({prompt for words in worded for prompt, _ in words})
         ids = self.tokenizer(
             prompts, padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length, return_tensors="pt"
         )
-        hidden = self.text_encoder(ids.input_ids).last_hidden_state  # [P, tokens, dim]
+        hidden = self.text_encoder(ids.input_ids.to(device=self.device)).last_hidden_state  # [P, tokens, dim]
         column = {prompt: i for i, prompt in enumerate(prompts)}
         blend = torch.zeros(len(worded), len(prompts))
         for row, words in enumerate(worded):
             for prompt, weight in words:
                 blend[row, column[prompt]] += weight
-        return torch.einsum("bp,ptd->btd", blend, hidden.float())
+        return torch.einsum("bp,ptd->btd", blend.to(device=self.device), hidden.float())
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Latents of images [B, H, W, 3] in [0, 1]."""
-        pixels = (images.permute(0, 3, 1, 2) * 2 - 1).contiguous(memory_format=torch.channels_last)
-        return self.vae.encode(pixels).latent_dist.mean * self.vae.config.scaling_factor
+        """Latents, on the CPU, of images [B, H, W, 3] in [0, 1]."""
+        pixels = (images.to(device=self.device).permute(0, 3, 1, 2) * 2 - 1).contiguous(memory_format=torch.channels_last)
+        return (self.vae.encode(pixels).latent_dist.mean * self.vae.config.scaling_factor).cpu()
 
 
 class LatentPool:
@@ -158,7 +166,8 @@ def v_loss(toybox: Toybox, latents: Tensor, embeds: Tensor, alphas_cumprod: Tens
     slices = (torch.arange(n) + torch.rand(n, generator=generator)) / n
     timesteps = (slices * len(alphas_cumprod)).long()
     alpha_bar = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-    noise = torch.randn(latents.shape, generator=generator)
+    noise = torch.randn(latents.shape, generator=generator).to(device=embeds.device)
+    latents, alpha_bar, timesteps = (x.to(device=embeds.device) for x in (latents, alpha_bar, timesteps))
     noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
     velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
     predicted = toybox.unet(noisy, timesteps, embeds).sample.float()
@@ -187,11 +196,14 @@ def sample_sheet(folder: Path, *, seed: int = 7) -> None:
 def train(args: argparse.Namespace) -> None:
     state_file = args.out / "state.safetensors"
     toybox = Toybox.load(args.out) if (args.out / "model_index.json").exists() else Toybox.new(args.vae, args.out)
-    toybox.vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    toybox.unet.train()
-    # On a CPU the fused attention's backward pass takes a third of a step at this size; plain products take a twentieth.
-    toybox.unet.set_attn_processor(AttnProcessor())
-    toybox.text_encoder.set_attn_implementation("eager")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    toybox.vae.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+    toybox.unet.train().to(device=device)
+    toybox.text_encoder.to(device=device)
+    if device.type == "cpu":
+        # The fused attention's backward pass takes a third of a step at this size on a CPU; plain products take a twentieth.
+        toybox.unet.set_attn_processor(AttnProcessor())
+        toybox.text_encoder.set_attn_implementation("eager")
     parameters = trained_parameters(toybox)
     if state_file.exists():  # the running weights; the folder itself holds their average
         for name, value in load_file(str(state_file)).items():
@@ -217,7 +229,7 @@ def train(args: argparse.Namespace) -> None:
             group["lr"] = args.lr * min(1.0, (step + 1) / 100) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * share)))
         pool.add(FRESH_PER_STEP)
         latents, worded = pool.draw(args.batch, generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
             loss = v_loss(toybox, latents, toybox.embed(worded), alphas_cumprod, generator)
         optimizer.zero_grad()
         loss.backward()
@@ -250,7 +262,7 @@ def save(toybox: Toybox, out: Path, parameters: dict[str, torch.nn.Parameter], a
     running = _swap(parameters, average)
     toybox.save(out)
     partial = out / "state.partial"
-    save_file({name: value.contiguous() for name, value in running.items()}, str(partial))
+    save_file({name: value.cpu().contiguous() for name, value in running.items()}, str(partial))
     os.replace(partial, out / "state.safetensors")
     _swap(parameters, running)
 

@@ -43,7 +43,7 @@ def edges(images: Tensor) -> tuple[Tensor, Tensor]:
 def vae_loss(vae: Any, images: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
     """images [B, 3, H, W] in [-1, 1] -> scalar loss and its parts."""
     posterior = vae.encode(images).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=generator)
+    noise = torch.randn(posterior.mean.shape, generator=generator).to(device=images.device)
     latents = posterior.mean + (posterior.std.clamp_max(1.0) + LATENT_NOISE) * noise
     output = vae.decode(latents).sample.float()
     pixel = (output - images).abs().mean()
@@ -61,7 +61,9 @@ def train(data: Path, out: Path, *, steps: int, batch: int, seconds: float, bf16
     checked = pictures.draw(24).images.permute(0, 3, 1, 2) * 2 - 1
     generator = torch.Generator().manual_seed(2)
     vae: Any = AutoencoderKL.from_pretrained(str(out)) if (out / "config.json").exists() else make_vae()
-    vae = vae.to(memory_format=torch.channels_last).train()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    vae = vae.to(device=device, memory_format=torch.channels_last).train()
+    checked = checked.to(device=device)
     if decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
@@ -79,8 +81,8 @@ def train(data: Path, out: Path, *, steps: int, batch: int, seconds: float, bf16
         images = pictures.draw(batch).images
         n_degraded = int(batch * DEGRADED_SHARE)
         images = torch.cat([degrade(images[:n_degraded], generator), images[n_degraded:]])
-        images = (images.permute(0, 3, 1, 2) * 2 - 1).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        images = (images.permute(0, 3, 1, 2) * 2 - 1).to(device=device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss, parts = vae_loss(vae, images, generator)
         optimizer.zero_grad()
         loss.backward()
@@ -106,7 +108,7 @@ def balance(vae: Any, images: Tensor) -> None:
     mean = vae.encode(images).latent_dist.mean
     spread = torch.full((mean.shape[1],), DETAIL_SPREAD)
     spread[:3] = 1.0
-    scale = spread / mean.std(dim=(0, 2, 3))
+    scale = spread.to(device=mean.device) / mean.std(dim=(0, 2, 3))
     channels = len(scale)
     vae.quant_conv.weight[:channels] *= scale[:, None, None, None]
     vae.quant_conv.bias[:channels] *= scale
@@ -120,7 +122,7 @@ def save(vae: Any, out: Path, checked: Tensor) -> None:
     mean = vae.encode(checked).latent_dist.mean
     vae.save_pretrained(str(out), safe_serialization=True)
     pairs = torch.stack([checked, vae.decode(mean).sample.clamp(-1, 1)], dim=1).flatten(0, 1)
-    save_sheet(out / "sheet.png", (pairs.permute(0, 2, 3, 1) + 1) / 2, columns=12)
+    save_sheet(out / "sheet.png", (pairs.permute(0, 2, 3, 1).cpu() + 1) / 2, columns=12)
     print(json.dumps({"std per channel": [round(float(s), 2) for s in mean.std(dim=(0, 2, 3))]}), flush=True)
 
 
