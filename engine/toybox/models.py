@@ -69,7 +69,7 @@ def make_text_encoder(vocab_size: int, bos: int, eos: int) -> CLIPTextModel:
 
 
 def make_scheduler() -> DDIMScheduler:
-    """Cosine-free SD betas rescaled to zero terminal SNR (2305.08891), v-prediction: flat backgrounds of any colour can be sampled."""
+    """Stable Diffusion's betas rescaled to zero terminal SNR (2305.08891), v-prediction: flat backgrounds of any colour can be sampled."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,

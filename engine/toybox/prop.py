@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,18 +129,3 @@ def place(prop: Prop, *, search: float = 2.0, cells: int = 56) -> PlacedProp:
     center = (low + high) / 2
     radius = float((solid - center).norm(dim=-1).max())
     return PlacedProp(prop, center, OBJECT_RADIUS / max(radius, 1e-3))
-
-
-def regular_polygon(sides: int, radius: float, *, offset_deg: float = 0.0) -> list[tuple[float, float]]:
-    step = 2 * math.pi / sides
-    start = math.radians(offset_deg)
-    return [(radius * math.cos(start + i * step), radius * math.sin(start + i * step)) for i in range(sides)]
-
-
-def star(points: int, outer: float, inner: float, *, offset_deg: float = 90.0) -> list[tuple[float, float]]:
-    step = math.pi / points
-    start = math.radians(offset_deg)
-    return [
-        ((outer if i % 2 == 0 else inner) * math.cos(start + i * step), (outer if i % 2 == 0 else inner) * math.sin(start + i * step))
-        for i in range(2 * points)
-    ]

@@ -211,10 +211,6 @@ def rotate(solid: Distance, axis: str, angle_deg: float) -> Distance:
     return lambda p: solid(p @ p.new_tensor(matrix))
 
 
-def scaled(solid: Distance, factor: float) -> Distance:
-    return lambda p: solid(p / factor) * factor
-
-
 def mirrored(solid: Distance, axis: str = "x") -> Distance:
     """The solid's positive half, repeated on the negative side."""
     i = "xyz".index(axis)
