@@ -7,7 +7,24 @@ from bpy.app.handlers import persistent
 
 from . import operators, panels, preferences, properties, runtime
 
-CLASSES = (*properties.CLASSES, *preferences.CLASSES, *operators.CLASSES, *panels.CLASSES)
+# Each has CLASSES and may have register_extra() and unregister_extra() for menus, draw handlers and followers of the job.
+# A module with a property group of its own stands before `properties`, which points to it.
+MODULES = (
+    properties,
+    preferences,
+    operators,
+    panels,
+)
+
+
+def _rank(cls: type) -> int:
+    """What others name in their annotations or as their parent comes first."""
+    if issubclass(cls, bpy.types.PropertyGroup):
+        return 0
+    return 2 if getattr(cls, "bl_parent_id", "") else 1
+
+
+CLASSES = sorted((cls for module in MODULES for cls in module.CLASSES), key=_rank)
 
 
 @persistent
@@ -50,14 +67,22 @@ def register() -> None:
     for cls in CLASSES:
         bpy.utils.register_class(cls)
     bpy.types.Scene.dreamfusion = bpy.props.PointerProperty(type=properties.DREAMFUSION_PG_scene)
+    bpy.types.WindowManager.dreamfusion = bpy.props.PointerProperty(type=properties.DREAMFUSION_PG_window, options={"SKIP_SAVE"})
     for name, handler in HANDLERS:
         getattr(bpy.app.handlers, name).append(handler)
+    for module in MODULES:
+        if hasattr(module, "register_extra"):
+            module.register_extra()
 
 
 def unregister() -> None:
     runtime.shutdown()  # first: it uses what goes away below
+    for module in reversed(MODULES):
+        if hasattr(module, "unregister_extra"):
+            module.unregister_extra()
     for name, handler in HANDLERS:
         getattr(bpy.app.handlers, name).remove(handler)
+    del bpy.types.WindowManager.dreamfusion
     del bpy.types.Scene.dreamfusion
     for cls in reversed(CLASSES):
         bpy.utils.unregister_class(cls)

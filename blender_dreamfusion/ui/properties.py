@@ -1,4 +1,4 @@
-"""Settings of a scene. What a run is doing is not here: that lives in `runtime` and is never saved in a .blend."""
+"""Settings of a scene, and what a window shows. What a run is doing is not here: that lives in `runtime` and is never saved in a .blend."""
 
 import bpy
 
@@ -10,11 +10,50 @@ PRESETS = (
 MAX_SEED = 2**31 - 1
 
 
+class DREAMFUSION_PG_option(bpy.types.PropertyGroup):
+    """One engine option that differs from the preset."""
+
+    key: bpy.props.StringProperty(name="Option", description="Group and name, as in training.n_steps")  # type: ignore[valid-type]
+    value: bpy.props.StringProperty(name="Value", description="As it would be typed on a command line")  # type: ignore[valid-type]
+
+
 class DREAMFUSION_PG_scene(bpy.types.PropertyGroup):
     prompt: bpy.props.StringProperty(name="Prompt", description="What to make, in words")  # type: ignore[valid-type]
+    negative: bpy.props.StringProperty(name="Negative", description="What it must not look like, in words")  # type: ignore[valid-type]
     preset: bpy.props.EnumProperty(name="Quality", description="How much time and detail", items=PRESETS)  # type: ignore[valid-type]
     seed: bpy.props.IntProperty(  # type: ignore[valid-type]
         name="Seed", description="The same seed gives the same object; another one a variation", min=0, max=MAX_SEED
+    )
+    new_seed_each_time: bpy.props.BoolProperty(  # type: ignore[valid-type]
+        name="New Seed Each Time", description="Take another seed whenever Generate is pressed, so that each object is a new one"
+    )
+    n_variations: bpy.props.IntProperty(  # type: ignore[valid-type]
+        name="Variations",
+        description="How many objects to make one after the other, each with the next seed",
+        default=1,
+        min=1,
+        max=64,
+        soft_max=8,
+    )
+    model: bpy.props.StringProperty(  # type: ignore[valid-type]
+        name="Model", description="Diffusion model that judges the pictures: an id of the model table, or a folder", default="toybox"
+    )
+    guidance_scale: bpy.props.FloatProperty(  # type: ignore[valid-type]
+        name="Guidance Scale",
+        description="How strictly the prompt is followed; 0 takes what suits the method",
+        min=0.0,
+        max=1000.0,
+        soft_max=100.0,
+        precision=1,
+    )
+    reference_image: bpy.props.PointerProperty(  # type: ignore[valid-type]
+        name="Reference", description="A picture of the object, seen from the front", type=bpy.types.Image
+    )
+    reference_path: bpy.props.StringProperty(  # type: ignore[valid-type]
+        name="File", description="A picture file (PNG, JPEG or WebP) of the object; an image chosen above goes first", subtype="FILE_PATH"
+    )
+    options: bpy.props.CollectionProperty(  # type: ignore[valid-type]
+        name="Engine Options", description="Engine options that differ from the preset", type=DREAMFUSION_PG_option
     )
     height_m: bpy.props.FloatProperty(  # type: ignore[valid-type]
         name="Height (m)", description="Height of the object in metres", default=1.0, min=0.001, soft_max=10.0
@@ -29,4 +68,17 @@ class DREAMFUSION_PG_scene(bpy.types.PropertyGroup):
     )
 
 
-CLASSES = (DREAMFUSION_PG_scene,)
+class DREAMFUSION_PG_window(bpy.types.PropertyGroup):
+    """What the panels show, not what a job is made of."""
+
+    option_search: bpy.props.StringProperty(  # type: ignore[valid-type]
+        name="Search",
+        description="Show the options with these letters in their name or description",
+        options={"SKIP_SAVE", "TEXTEDIT_UPDATE"},
+    )
+    history_index: bpy.props.IntProperty(name="Job", description="The job that is chosen in the history", options={"SKIP_SAVE"})  # type: ignore[valid-type]
+    queue_index: bpy.props.IntProperty(name="Waiting Job", description="The job that is chosen in the queue", options={"SKIP_SAVE"})  # type: ignore[valid-type]
+    model_index: bpy.props.IntProperty(name="Model", description="The model that is chosen in the list", options={"SKIP_SAVE"})  # type: ignore[valid-type]
+
+
+CLASSES = (DREAMFUSION_PG_option, DREAMFUSION_PG_scene, DREAMFUSION_PG_window)
