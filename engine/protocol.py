@@ -7,8 +7,9 @@ Events go from the engine to its user on stdout, commands go the other way on th
       hello                          ->
                                      <-      generate {job, request, out_dir}
       heartbeat {job, state}         ->      (each second, also while a model loads)
-      progress, preview, warning     ->
-                                     <-      pause, resume, set_view, finish_now, cancel   (at any time)
+      progress, preview,             ->
+        proxy, warning
+                                     <-      pause, resume, set_view, clear_view, set_proxy, finish_now, cancel   (at any time)
       result {job, folder}           ->      or  failed {job, code, text, fix}: exactly one of the two ends a job
                                      <-      shutdown, or end of stdin: the engine ends
 
@@ -108,9 +109,22 @@ class Preview:
 
     job: str
     path: str
-    """Absolute path of a PNG inside the job folder."""
+    """Absolute path of a PNG inside the job folder; of a "camera" view with straight alpha. The last few are kept."""
     view: str = "turn"
-    """"turn" (a turntable angle) or "camera" (the view of the last set_view)."""
+    """"turn" (a turntable angle, these go on all the time) or "camera" (the view of a set_view)."""
+    step: int = 0
+    number: int = 0
+    """Of a "camera" view: the `number` of its set_view, so that a picture is never taken for one of another view."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proxy:
+    """A light mesh of the object as it is now, after set_proxy. The file is complete and is never changed in place."""
+
+    job: str
+    path: str
+    """Absolute path of an .npz inside the job folder: vertices f32 [V, 3] in the object frame of `SetView`, faces i32 [F, 3],
+    colors f32 [V, 3] in 0..1, sRGB-encoded."""
     step: int = 0
 
 
@@ -179,16 +193,45 @@ class FinishNow:
 
 @dataclass(frozen=True, kw_only=True)
 class SetView:
-    """Render the previews through this camera from now on. Numbers are as in engine.scene.cameras.Cameras."""
+    """Render previews through this camera from now on, too. Numbers are as in engine.scene.cameras.Cameras."""
 
     job: str
     camera_to_world: tuple[float, ...]
-    """16 numbers, row by row; rigid, Blender's camera axes, in the object's space."""
+    """16 numbers, row by row; rigid, Blender's camera axes, in the space that `frame` names."""
     window: tuple[float, ...]
-    """Left, right, bottom, top edge of the picture at distance 1 (orthographic: in world units)."""
+    """Left, right, bottom, top edge of the picture at distance 1 (orthographic: in units of `frame`)."""
     orthographic: bool = False
     width_px: int = 128
+    """Wanted; the engine takes fewer pixels of the same aspect where these would cost too much time."""
     height_px: int = 128
+    frame: str = "field"
+    """"field": the engine's own space, the object somewhere in [-1, 1]^3. "object": origin at the middle of the object's
+    bottom, one unit = its height, Z up, front -Y; the engine maps it with the object's present size, so that what stands in
+    the preview is where the mesh will stand."""
+    every_s: float = 0.0
+    """A new picture at least this often, though the view stays; 0: as often as the turning ones."""
+    clip_start: float = 0.0
+    """Nothing nearer to the camera plane than this is seen, in units of `frame`."""
+    clip_end: float = 0.0
+    """Nothing farther than this is seen, in units of `frame`; 0: no end."""
+    number: int = 0
+    """Comes back in the previews of this view."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClearView:
+    """No more pictures of the view that was set."""
+
+    job: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetProxy:
+    """Send a proxy now and every so many seconds."""
+
+    job: str
+    every_s: float
+    """0: no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,8 +239,8 @@ class Shutdown:
     """End the engine; a running job is cancelled and can be resumed."""
 
 
-Event = Hello | Heartbeat | Progress | Preview | Warn | Result | Failed
-Command = Generate | Cancel | Pause | Resume | FinishNow | SetView | Shutdown
+Event = Hello | Heartbeat | Progress | Preview | Proxy | Warn | Result | Failed
+Command = Generate | Cancel | Pause | Resume | FinishNow | SetView | ClearView | SetProxy | Shutdown
 Message = Event | Command
 
 EVENTS: dict[str, type] = {
@@ -205,6 +248,7 @@ EVENTS: dict[str, type] = {
     "heartbeat": Heartbeat,
     "progress": Progress,
     "preview": Preview,
+    "proxy": Proxy,
     "warning": Warn,
     "result": Result,
     "failed": Failed,
@@ -216,6 +260,8 @@ COMMANDS: dict[str, type] = {
     "resume": Resume,
     "finish_now": FinishNow,
     "set_view": SetView,
+    "clear_view": ClearView,
+    "set_proxy": SetProxy,
     "shutdown": Shutdown,
 }
 _NAME_OF = {cls: name for table in (EVENTS, COMMANDS) for name, cls in table.items()}

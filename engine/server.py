@@ -19,6 +19,7 @@ from engine.jobs import run_job
 from engine.protocol import (
     MAX_LINE_BYTES,
     Cancel,
+    ClearView,
     Command,
     Event,
     Failed,
@@ -30,6 +31,7 @@ from engine.protocol import (
     ProtocolError,
     Result,
     Resume,
+    SetProxy,
     SetView,
     Shutdown,
     Warn,
@@ -138,6 +140,10 @@ class Server:
             control.finish()
         elif isinstance(command, SetView):
             control.set_view(command)
+        elif isinstance(command, ClearView):
+            control.set_view(None)
+        elif isinstance(command, SetProxy):
+            control.set_proxy(command.every_s)
 
     def _start(self, command: Generate) -> None:
         refused = None

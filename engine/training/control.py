@@ -1,7 +1,7 @@
 """What a user may ask of a running job, from another thread.
 
 Threads: the reader thread (or a signal handler) calls the asking methods; the training thread calls `wait_if_paused` and
-`take_view` and reads the flags between two steps. Each flag only ever rises, but for pause.
+the `..._changed` methods and reads the flags between two steps. Each flag only ever rises, but for pause.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ class Control:
         self._running.set()
         self._view: SetView | None = None
         self._view_is_new = False
+        self._proxy_every_s = 0.0
+        self._proxy_is_new = False
         self._lock = threading.Lock()
 
     @property
@@ -53,12 +55,13 @@ class Control:
     def resume(self) -> None:
         self._running.set()
 
-    def set_view(self, view: SetView) -> None:
+    def set_view(self, view: SetView | None) -> None:
+        """Pictures through this camera, too; None: no more of them."""
         with self._lock:
-            self._view, self._view_is_new = view, True
+            self._view, self._view_is_new = view, view is not None
 
     def view(self) -> SetView | None:
-        """The view that previews shall show; None: a turntable."""
+        """The view that previews shall show beside the turntable, if any."""
         with self._lock:
             return self._view
 
@@ -66,6 +69,21 @@ class Control:
         """Whether the view was set since the last call."""
         with self._lock:
             new, self._view_is_new = self._view_is_new, False
+            return new
+
+    def set_proxy(self, every_s: float) -> None:
+        """A light mesh now and every so many seconds; 0: no more."""
+        with self._lock:
+            self._proxy_every_s, self._proxy_is_new = max(every_s, 0.0), every_s > 0
+
+    def proxy_every_s(self) -> float:
+        with self._lock:
+            return self._proxy_every_s
+
+    def proxy_changed(self) -> bool:
+        """Whether a light mesh was asked for since the last call."""
+        with self._lock:
+            new, self._proxy_is_new = self._proxy_is_new, False
             return new
 
     def wait_if_paused(self) -> float:

@@ -32,6 +32,7 @@ EXAMPLES = [
     protocol.Heartbeat(job="a", state="busy"),
     Progress(job="a", phase="train", step=3, of=300, seconds_per_step=0.25, eta_s=71.5, text="x"),
     protocol.Preview(job="a", path="/tmp/x y.png", view="camera", step=3),
+    protocol.Proxy(job="a", path="/tmp/x y.npz", step=3),
     protocol.Warn(job="a", text="line one\nline two"),
     protocol.Result(job="a", folder="C:\\jobs\\a\\result"),
     protocol.Failed(job="a", code="prompt", text="The prompt is empty.", fix="Say what to make."),
@@ -41,6 +42,8 @@ EXAMPLES = [
     protocol.Resume(job="a"),
     protocol.FinishNow(job="a"),
     SetView(job="a", camera_to_world=tuple(float(i) for i in range(16)), window=(-0.5, 0.5, -0.4, 0.4), orthographic=True),
+    protocol.ClearView(job="a"),
+    protocol.SetProxy(job="a", every_s=2.5),
     protocol.Shutdown(),
 ]
 
