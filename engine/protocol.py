@@ -61,9 +61,11 @@ class JobRequest:
     device: str = "auto"
     """"auto", "cpu", "cuda" or "cuda:N"."""
     reference_image: str = ""
-    """Absolute path of a picture to follow; empty: none."""
+    """Absolute path of a picture to follow: PNG, JPG or WebP, with alpha or before a plain background; empty: none."""
     start_mesh: str = ""
     """Absolute path of a mesh to start from; empty: none."""
+    start_from: str = ""
+    """Absolute path of a job folder whose last checkpoint this job goes on from; empty: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
