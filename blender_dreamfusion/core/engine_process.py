@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import os
 import queue
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from .process_tree import detached, kill_tree
 from .protocol import messages
 
 # Variables that lead another Python astray, or that Blender's launcher sets for its own libraries.
@@ -83,7 +82,7 @@ class EngineProcess:
                 stderr=log,
                 cwd=log_path.parent,
                 env=scrubbed_environment(os.environ),
-                **_detached(),
+                **detached(),
             )
         self._reader = threading.Thread(target=self._read, name="dreamfusion-reader", daemon=True)
         self._writer = threading.Thread(target=self._write, name="dreamfusion-writer", daemon=True)
@@ -125,7 +124,7 @@ class EngineProcess:
         """End the engine and everything it started, now. Waits at most KILL_WAIT_S."""
         self.close_input()
         if self.is_alive():
-            _kill_tree(self._process)
+            kill_tree(self._process)
         try:
             self._process.wait(KILL_WAIT_S)
         except subprocess.TimeoutExpired:
@@ -170,28 +169,3 @@ def _parsed(line: bytes) -> Incoming | None:
         return messages.decode_event(line)
     except messages.ProtocolError:
         return Babble(line[:200].decode("utf-8", errors="replace").strip())
-
-
-def _detached() -> dict[str, Any]:
-    """Popen arguments: a group of its own (so all of it can be killed, and Ctrl-C in a terminal stays with Blender), no window."""
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}
-
-
-def _kill_tree(process: subprocess.Popen[bytes]) -> None:
-    if sys.platform == "win32":
-        subprocess.run(
-            ["taskkill", "/F", "/T", "/PID", str(process.pid)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=KILL_WAIT_S,
-            creationflags=subprocess.CREATE_NO_WINDOW,
-            check=False,
-        )
-    else:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass

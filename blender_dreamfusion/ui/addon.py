@@ -5,7 +5,7 @@ from __future__ import annotations
 import bpy
 from bpy.app.handlers import persistent
 
-from . import operators, panels, preferences, properties, runtime
+from . import operators, panels, preferences, properties, runtime, tasks
 
 # Each has CLASSES and may have register_extra() and unregister_extra() for menus, draw handlers and followers of the job.
 # A module with a property group of its own stands before `properties`, which points to it.
@@ -14,6 +14,7 @@ MODULES = (
     preferences,
     operators,
     panels,
+    tasks,
 )
 
 
