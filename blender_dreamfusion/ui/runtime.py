@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,10 +18,14 @@ import bpy
 
 from ..bl.preview import PanelPreview
 from ..core.engine_process import EngineProcess, engine_command
+from ..core.import_plan import ImportPlan
 from ..core.job_state import JobState, Status
 from ..core.problem import Problem
 from ..core.protocol import messages
+from ..core.queue import Queue, QueueEntry, open_store
 from ..core.session import Session
+from ..core.settings import NOT_SET_UP
+from . import preferences
 from .ids import PACKAGE_ROOT
 
 ACTIVE_POLL_S = 0.1
@@ -30,18 +35,17 @@ IDLE_POLL_S = 2.0
 PUMP_BUDGET_S = 0.008
 
 
-@dataclass(frozen=True)
-class ImportPlan:
-    """Where the result goes, fixed when the job starts. No bpy data in here: ids die on undo and load."""
+Follower = Callable[[JobState], None]
+# Called with the state at the end of every pump, on the main thread, when nothing blocks. Modules add theirs in register_extra
+# and take it out in unregister_extra.
+followers: list[Follower] = []
 
-    location: tuple[float, float, float]
-    height_m: float
-    scene_name: str
-    file_count: int
+# Failures of the engine or the disk rather than of one job: the jobs behind it would all fail the same way, so they wait.
+HOLDING_CODES = frozenset({"setup", "start", "protocol", "output"})
 
 
 class _Runtime:
-    """What outlives an operator: one session, one plan, one picture."""
+    """What outlives an operator: one session, one plan, one picture, one line of waiting jobs."""
 
     def __init__(self) -> None:
         self.session: Session | None = None
@@ -52,6 +56,10 @@ class _Runtime:
         # While Blender writes a file or renders, data must not change under it.
         self.blockers: set[str] = set()
         self.file_count = 0
+        self.queue = Queue()
+        self.has_waited = False
+        self.held: Problem | None = None
+        self.failures: dict[str, Problem] = {}
 
 
 _runtime = _Runtime()
@@ -67,8 +75,74 @@ def problem() -> Problem | None:
     return _runtime.problem or state().problem
 
 
+def failure_of(folder: str) -> Problem | None:
+    """Why a job of this Blender failed, by its folder."""
+    return _runtime.failures.get(folder)
+
+
 def preview_icon() -> int:
     return _runtime.preview.icon_id
+
+
+def queue() -> Queue:
+    """The jobs that wait. Change it through here on the main thread only."""
+    return _runtime.queue
+
+
+def held() -> Problem | None:
+    """Why the waiting jobs do not go on by themselves; None if they do."""
+    return _runtime.held
+
+
+def is_busy() -> bool:
+    """Whether a job runs, is being imported, or is about to start."""
+    return state().is_active or _runtime.plan is not None or bool(_runtime.queue.entries) and _runtime.held is None
+
+
+def open_queue(folder: Path) -> None:
+    """Keep the line in `folder` from now on, and find what a Blender that is gone left there. Nothing starts by itself.
+
+    A folder that cannot be used leaves the line in memory.
+    """
+    if _runtime.queue.store is not None:
+        return
+    try:
+        _runtime.queue.store, _runtime.queue.left = open_store(folder)
+    except OSError:
+        return
+    _runtime.queue.version += 1
+
+
+def enqueue(entry: QueueEntry) -> None:
+    """Run a job: now if none runs, else after those that wait. What goes wrong with the engine shows in `problem()`.
+
+    In the background the line lives in memory and `wait` works through it.
+
+    Raises: ProtocolError if the request is too long to be sent.
+    """
+    messages.encode(messages.Generate(job="", request=entry.request, out_dir=entry.folder))
+    if not bpy.app.background:
+        open_queue(data_folder() / "queue")
+    _runtime.held = None
+    if state().is_active or _runtime.plan is not None:
+        _runtime.queue.add(entry)
+    else:
+        _start_entry(entry, has_waited=False)
+
+
+def go_on() -> None:
+    """Let a line that was held go on."""
+    _runtime.held = None
+    if not state().is_active and _runtime.plan is None:
+        _start_next()
+
+
+def continue_left() -> None:
+    """Run what another Blender left. Its files are not open here: results go into the current scene."""
+    scene, count = bpy.context.scene.name, _runtime.file_count
+    entries = [replace(entry, plan=replace(entry.plan, scene_name=scene, file_count=count)) for entry in _runtime.queue.left]
+    _runtime.queue.answer_left(entries)
+    go_on()
 
 
 def start(request: messages.JobRequest, folder: Path, plan: ImportPlan, *, python: Path, log_path: Path, resume: bool = False) -> None:
@@ -77,14 +151,56 @@ def start(request: messages.JobRequest, folder: Path, plan: ImportPlan, *, pytho
     Raises: RuntimeError if a job is running; ProtocolError if the request is too long to be sent.
     """
     if _runtime.session is None or _runtime.python != str(python):
-        shutdown()
+        release_engine()
         launch = partial(EngineProcess, engine_command(python, PACKAGE_ROOT, os.getpid()), log_path)
         _runtime.session, _runtime.python = Session(launch, python=str(python), log_path=log_path), str(python)
     _runtime.session.start(request, folder, resume=resume)
     _runtime.plan, _runtime.problem = plan, None
+    _follow()
+
+
+def data_folder() -> Path:
+    """Where the add-on keeps what survives an uninstall."""
+    return Path(bpy.utils.user_resource("DATAFILES", path="dreamfusion", create=True))
+
+
+def _start_entry(entry: QueueEntry, *, has_waited: bool) -> None:
+    _runtime.has_waited = has_waited
+    _runtime.queue.started(entry)
+    python = preferences.engine_python(bpy.context)
+    if python is None:
+        _runtime.problem = NOT_SET_UP
+        _ended(entry, NOT_SET_UP)
+        return
+    start(entry.request, Path(entry.folder), entry.plan, python=python, log_path=data_folder() / "engine.log", resume=entry.resume)
+
+
+def _start_next() -> bool:
+    entry = _runtime.queue.take() if _runtime.held is None else None
+    if entry is None:
+        return False
+    _start_entry(entry, has_waited=True)
+    return True
+
+
+def _ended(entry: QueueEntry, why: Problem | None) -> None:
+    """Note how the running entry ended. One that waited and could not run for no fault of its own goes back to its place."""
+    _runtime.queue.ended()
+    if why is None:
+        _runtime.failures.pop(entry.folder, None)
+        return
+    _runtime.failures[entry.folder] = why
+    if why.code in HOLDING_CODES:
+        if _runtime.has_waited:
+            _runtime.queue.put_back(replace(entry, resume=entry.resume or (Path(entry.folder) / "job.json").is_file()))
+        if _runtime.queue.entries:
+            _runtime.held = why
+
+
+def _follow() -> None:
     if not bpy.app.background and not bpy.app.timers.is_registered(_tick):
         bpy.app.timers.register(_tick, first_interval=ACTIVE_POLL_S, persistent=True)
-    _redraw()
+    redraw()
 
 
 def current_plan(location: tuple[float, float, float], height_m: float, scene: bpy.types.Scene) -> ImportPlan:
@@ -96,12 +212,12 @@ def session() -> Session | None:
 
 
 def pump() -> bool:
-    """Apply what came from the engine; import a finished result. Returns whether there is something to redraw."""
+    """Apply what came from the engine; import a finished result; start the next job. Returns whether there is something to redraw."""
     if _runtime.session is None:
         return False
     changed = _runtime.session.poll(PUMP_BUDGET_S)
     if _runtime.blockers:
-        return False
+        return changed
     now = state()
     if not bpy.app.background and now.preview_path:
         _runtime.preview.show(now.preview_path, f"{now.job}-{now.preview_step}")
@@ -111,13 +227,29 @@ def pump() -> bool:
         changed = True
     elif not now.is_active:
         _runtime.plan = None
+    if not now.is_active:
+        if (entry := _runtime.queue.running) is not None:
+            _ended(entry, problem())
+            changed = True
+        changed |= _start_next()
+    _tell_followers()
     return changed
 
 
+def _tell_followers() -> None:
+    """One that fails is taken out: a fault of one room must not end the job, nor be told ten times a second."""
+    for follower in tuple(followers):
+        try:
+            follower(state())
+        except Exception:  # noqa: BLE001 - see above
+            traceback.print_exc()
+            followers.remove(follower)
+
+
 def wait(show: Callable[[JobState], None]) -> JobState:
-    """Pump until the job is over; `show` gets every change. Ctrl-C once: finish now and keep what there is; twice: cancel."""
+    """Pump until all jobs are over; `show` gets every change. Ctrl-C once: finish now and keep what there is; twice: cancel."""
     n_interrupts = 0
-    while state().is_active or _runtime.plan is not None:
+    while is_busy():
         try:
             if pump():
                 show(state())
@@ -127,6 +259,7 @@ def wait(show: Callable[[JobState], None]) -> JobState:
             active = _runtime.session
             if active is not None:
                 active.finish_now() if n_interrupts == 1 else active.cancel()
+    pump()  # an engine that could not even be started is noted too
     return state()
 
 
@@ -145,13 +278,15 @@ def file_was_loaded() -> None:
 
 
 def shutdown() -> None:
-    """End the engine and the timer; afterwards nothing of a job is left in Blender."""
+    """End the engine and the timer; afterwards nothing of a job is left in Blender. What waits stays in its file."""
     if bpy.app.timers.is_registered(_tick):
         bpy.app.timers.unregister(_tick)
-    if _runtime.session is not None:
-        _runtime.session.shutdown()
+    release_engine()
     _runtime.preview.close()
+    if _runtime.queue.store is not None:
+        _runtime.queue.store.close()
     _runtime.session, _runtime.python, _runtime.plan, _runtime.problem = None, "", None, None
+    _runtime.queue, _runtime.held, _runtime.failures = Queue(), None, {}
 
 
 def release_engine() -> None:
@@ -162,12 +297,16 @@ def release_engine() -> None:
 
 def _tick() -> float | None:
     """Timer callback: seconds to the next call, None when there is nothing left to follow."""
-    if pump():
-        _redraw()
-    if _runtime.session is None or not (_runtime.session.is_alive or _runtime.plan is not None):
-        _redraw()
+    try:
+        if pump():
+            redraw()
+    except Exception as error:  # noqa: BLE001 - Blender drops a timer that raises, and the job would hang for ever
+        traceback.print_exc()
+        _runtime.problem = Problem(f"A fault in the add-on ({type(error).__name__}: {error}).", "The console has the details.", "internal")
+    if _runtime.session is None or not (_runtime.session.is_alive or is_busy()):
+        redraw()
         return None
-    return ACTIVE_POLL_S if state().is_active or _runtime.plan is not None else IDLE_POLL_S
+    return ACTIVE_POLL_S if is_busy() else IDLE_POLL_S
 
 
 def _import_into_scene(folder: Path, plan: ImportPlan) -> None:
@@ -194,7 +333,7 @@ def _window_override():  # type: ignore[no-untyped-def]  # the type of temp_over
     return bpy.context.temp_override(window=window, area=area, region=region)
 
 
-def _redraw() -> None:
+def redraw() -> None:
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
             if area.type == "VIEW_3D":
