@@ -1,4 +1,4 @@
-"""The command line: python -m engine generate | serve | models | doctor. The only place that prints.
+"""The command line: python -m engine generate | serve | models | options | doctor. The only place that prints.
 
 Exit codes: 0 done, 1 a fault of the engine, 2 something the user can mend (one sentence and the fix on stderr), 130 cancelled.
 """
@@ -113,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("action", nargs="?", choices=["list"], default="list")
     models.add_argument("--json", action="store_true", help="as JSON")
 
+    option_list = commands.add_parser("options", help="every setting with its values in each preset", allow_abbrev=False)
+    option_list.set_defaults(run=_options)
+    option_list.add_argument("--json", action="store_true", help="as JSON")
+
     doctor = commands.add_parser("doctor", help="say what this machine can do and what is missing", allow_abbrev=False)
     doctor.set_defaults(run=_doctor)
     doctor.add_argument("--json", action="store_true", help="as JSON")
@@ -196,6 +200,18 @@ def _models(arguments: argparse.Namespace) -> int:
         return 0
     for row in rows:
         print(f"{row['id']:<12} {'installed' if row['installed'] else '-':<10} {row['title']} ({row['licence']}). {row['note']}")
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> int:
+    from engine.option_list import option_list, option_list_text
+
+    if arguments.json:
+        print(option_list_text())
+        return 0
+    for row in option_list()["options"]:
+        values = dict.fromkeys(row["values"].values())  # in order, each once
+        print(f"--{row['key'].replace('_', '-'):<32} {' | '.join(values):<40} {row['help']}")
     return 0
 
 
