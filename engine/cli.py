@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a fault of the engine, 2 something the user can mend (one 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import json
 import os
@@ -97,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--out", default=None, help="job folder, made if it is missing (default: named after the prompt)")
     generate.add_argument("--resume", action="store_true", help="continue from the folder's last checkpoint")
     generate.add_argument("--overwrite", action="store_true", help="replace a job that lies in the folder")
+    generate.add_argument("--image", default=None, help="picture to follow: PNG, JPG or WebP, with alpha or before a plain background")
+    generate.add_argument(
+        "--start-from", default=None, metavar="JOB", help="job folder to go on from with more steps; what is left out is as it was there"
+    )
     generate.add_argument("--json", action="store_true", help="print events as JSON lines on stdout")
     group = None
     for option in options().values():
@@ -128,22 +133,53 @@ def _metavar(option: Option) -> str:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    given = {name: getattr(arguments, name) for name in ("negative", "model", "preset", "device") if getattr(arguments, name) is not None}
-    overrides = {key: getattr(arguments, key) for key in options() if getattr(arguments, key) is not None}
-    if arguments.seed is not None:
-        given["seed"] = _whole_number(arguments.seed)
-    request: JobRequest | None = None
-    if arguments.prompt is not None:
-        request = JobRequest(prompt=arguments.prompt, overrides=overrides, **given)
-    elif not arguments.resume:
-        raise UserError("The prompt is missing.", 'Say what to make, for example: generate "a red mug".', "prompt")
-    elif given or overrides:
-        names = ", ".join("--" + name.replace("_", "-") for name in (*given, *overrides))
-        raise UserError(f"--resume continues a job with its own settings, so {names} has no effect.", "Leave it out.", "option")
-    if arguments.out is None and request is None:
+    request = _request(arguments)
+    if arguments.out is not None:
+        out_dir = Path(arguments.out)
+    elif request is not None:
+        out_dir = Path(f"{slug_of(request.prompt)}-{request.seed}" + ("-more" if request.start_from else ""))
+    else:
         raise UserError("--resume needs to know which job.", "Say --out and its folder.", "option")
-    out_dir = Path(arguments.out) if arguments.out is not None else Path(f"{slug_of(arguments.prompt)}-{given.get('seed', 0)}")
     return _run_with_terminal(request, out_dir, resume=arguments.resume, overwrite=arguments.overwrite, as_json=arguments.json)
+
+
+# Flags of `generate` and the fields of a JobRequest that they fill.
+_REQUEST_FLAGS = {
+    "negative": "negative",
+    "model": "model",
+    "preset": "preset",
+    "device": "device",
+    "seed": "seed",
+    "image": "reference_image",
+    "start_from": "start_from",
+}
+
+
+def _request(arguments: argparse.Namespace) -> JobRequest | None:
+    """What the command line asks for; None for a job that is resumed by its own words."""
+    flags = {flag: getattr(arguments, flag) for flag in _REQUEST_FLAGS if getattr(arguments, flag) is not None}
+    given = {_REQUEST_FLAGS[flag]: value for flag, value in flags.items()}
+    overrides = {key: getattr(arguments, key) for key in options() if getattr(arguments, key) is not None}
+    if "seed" in given:
+        given["seed"] = _whole_number(given["seed"])
+    for name in ("reference_image", "start_from"):
+        if given.get(name):
+            given[name] = os.path.abspath(given[name])  # the engine may stand elsewhere when it resumes
+    if arguments.prompt is not None:
+        return JobRequest(prompt=arguments.prompt, overrides=overrides, **given)
+    if arguments.resume:
+        if flags or overrides:
+            names = ", ".join("--" + name.replace("_", "-") for name in (*flags, *overrides))
+            raise UserError(f"--resume continues a job with its own settings, so {names} has no effect.", "Leave it out.", "option")
+        return None
+    if arguments.start_from is not None:
+        from engine.continuation import continued_request
+
+        before = continued_request(Path(given["start_from"]))
+        return dataclasses.replace(before, **given, overrides={**before.overrides, **overrides})
+    if arguments.image is not None:
+        return JobRequest(prompt="", overrides=overrides, **given)  # refused like an empty prompt with a picture from anywhere else
+    raise UserError("The prompt is missing.", 'Say what to make, for example: generate "a red mug".', "prompt")
 
 
 def _run_with_terminal(request: JobRequest | None, out_dir: Path, *, resume: bool, overwrite: bool, as_json: bool) -> int:

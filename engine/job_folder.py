@@ -20,12 +20,15 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.config import JobConfig, check_request, config_from_json, config_to_json
 from engine.errors import UserError
 from engine.protocol import Event, JobRequest, ProtocolError, encode, request_from_json
 from engine.version import ENGINE_VERSION
+
+if TYPE_CHECKING:
+    from engine.continuation import Start
 
 FORMAT = 1
 # A draft writes about 30 MB; a full disk must be noticed before minutes of work, not after.
@@ -99,9 +102,9 @@ def check_folder(path: Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
-def create_job(path: Path, request: JobRequest, *, overwrite: bool = False) -> JobFolder:
-    """A new job. Raises UserError."""
-    config = check_request(request)
+def create_job(path: Path, request: JobRequest, *, overwrite: bool = False, start: Start | None = None) -> JobFolder:
+    """A new job; with `start` it goes on from there. Raises UserError."""
+    config = start.config if start else check_request(request)
     check_folder(path, resume=False, overwrite=overwrite)
     with output_errors(path):
         path.mkdir(exist_ok=True)
@@ -115,19 +118,27 @@ def create_job(path: Path, request: JobRequest, *, overwrite: bool = False) -> J
             "config": config_to_json(config),
             "versions": {"engine": ENGINE_VERSION, "python": platform.python_version(), "system": platform.platform()},
         }
-        write_json(path / "job.json", body)
+        if start:
+            from engine.training.checkpoint import save_checkpoint  # torch, which whoever made `start` has loaded already
+
+            save_checkpoint(path / "checkpoints", start.checkpoint.meta["step"], start.checkpoint)
+        write_json(path / "job.json", body)  # last: without it there is no job
     return JobFolder(path.resolve(), request, config)
+
+
+def read_job(path: Path) -> tuple[JobRequest, JobConfig]:
+    """What was asked for in the job folder `path`, and its settings. Raises UserError."""
+    try:
+        body = json.loads((path / "job.json").read_text(encoding="utf-8"))
+        return request_from_json(body["request"]), config_from_json(body["config"])
+    except (OSError, ValueError, KeyError, TypeError, ProtocolError) as error:
+        raise UserError(f"{path / 'job.json'} is damaged.", "Start the job again in another folder.", "output") from error
 
 
 def open_job(path: Path, request: JobRequest | None = None) -> JobFolder:
     """An existing job, to resume it. Raises UserError if it is not readable or was asked for something else than `request`."""
     check_folder(path, resume=True, overwrite=False)
-    try:
-        body = json.loads((path / "job.json").read_text(encoding="utf-8"))
-        saved = request_from_json(body["request"])
-        config = config_from_json(body["config"])
-    except (OSError, ValueError, KeyError, TypeError, ProtocolError) as error:
-        raise UserError(f"{path / 'job.json'} is damaged.", "Start the job again in another folder.", "output") from error
+    saved, config = read_job(path)
     if request is not None and request != saved:
         names = [name for name, value in asdict(saved).items() if asdict(request)[name] != value]
         raise UserError(

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.config import check_request
+from engine.continuation import find_start
 from engine.errors import UserError
 from engine.job_folder import JobFolder, check_folder, create_job, open_job, output_errors, slug_of, write_json
-from engine.protocol import CANCELLED, Event, Failed, JobRequest, Preview, Progress, Result, Warn
+from engine.protocol import CANCELLED, Event, Failed, JobRequest, Preview, Progress, Proxy, Result, Warn
 from engine.training.control import Control
 from engine.version import ENGINE_VERSION
 
@@ -38,10 +39,6 @@ SILHOUETTE_VIEWS = 12
 SILHOUETTE_PX = 96
 # How long the mesh and the files take, guessed until they are done; only for the shown time left.
 MESH_GUESS_S = 12.0
-PREVIEW_ELEVATION_DEG = 20.0
-PREVIEW_FOV_DEG = 40.0
-PREVIEW_RADIUS = 2.95
-PREVIEW_TURN_DEG = 30.0
 
 
 @dataclass
@@ -64,7 +61,8 @@ class _Run:
             if not is_edge and now - self.last_progress < PROGRESS_EVERY_S:
                 return
             self.last_progress, self.last_phase = now, event.phase
-        self.folder.record(event)
+        if not isinstance(event, Proxy) and not (isinstance(event, Preview) and event.view == "camera"):
+            self.folder.record(event)  # those follow the user's hand, several a second, and their files are soon gone
         self.send(event)
 
     def progress(self, phase: str, step: int, of: int, seconds_per_step: float = 0.0, eta_s: float = -1.0, text: str = "") -> None:
@@ -138,10 +136,11 @@ def _prepare(request: JobRequest | None, out_dir: Path, *, resume: bool, overwri
         return folder, _check_model(folder.request)
     if request is None:
         raise UserError("The prompt is empty.", 'Say what to make, for example "a red mug".', "prompt")
-    check_request(request)
+    config = check_request(request)
     check_folder(out_dir, resume=False, overwrite=overwrite)
     warnings = _check_model(request)
-    return create_job(out_dir, request, overwrite=overwrite), warnings
+    start = find_start(request, config, out_dir) if request.start_from else None
+    return create_job(out_dir, request, overwrite=overwrite, start=start), warnings
 
 
 def _check_model(request: JobRequest) -> list[str]:
@@ -216,6 +215,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def _train(run: _Run, trainer: Trainer) -> None:
+    from engine.previews import Previews
     from engine.training.checkpoint import save_checkpoint
     from engine.training.loop import CancelledError, Hooks, train
 
@@ -228,62 +228,25 @@ def _train(run: _Run, trainer: Trainer) -> None:
     def progress(step: int, of: int, seconds_per_step: float, eta_s: float) -> None:
         run.progress("train", step, of, seconds_per_step, eta_s + MESH_GUESS_S)
 
-    hooks = Hooks(progress=progress, preview=lambda: _preview(run, trainer), checkpoint=checkpoint, warn=run.warn)
+    previews = Previews(trainer, folder.previews, run.job, run.control, run.emit)
+    hooks = Hooks(progress=progress, preview=previews.tick, checkpoint=checkpoint, warn=run.warn)
     try:
         train(trainer, run.control, hooks, seed=folder.request.seed)
     except CancelledError:
         raise _CancelledError from None
     checkpoint()
-    if folder.config.training.preview_every_s:
-        _preview(run, trainer)
+    previews.finish()
     run.seconds["train"] = time.monotonic() - start
-
-
-def _preview(run: _Run, trainer: Trainer) -> None:
-    """A picture of the averaged field, written under another name and renamed; the last few are kept."""
-    import torch
-
-    from engine.meshing.export import write_png
-    from engine.scene.cameras import Cameras, orbit_cameras
-
-    view = run.control.view()
-    size = run.folder.config.training.preview_size_px
-    if view is None:
-        azimuth = (trainer.step / max(trainer.n_steps, 1) * 720 + PREVIEW_TURN_DEG) % 360
-        cameras = orbit_cameras(*(torch.tensor([v]) for v in (azimuth, PREVIEW_ELEVATION_DEG, PREVIEW_RADIUS, PREVIEW_FOV_DEG)))
-        height = width = size
-    else:
-        cameras = Cameras(torch.tensor(view.camera_to_world).view(1, 4, 4), torch.tensor(view.window).view(1, 4), view.orthographic)
-        height, width = (min(max(side, 16), 1024) for side in (view.height_px, view.width_px))
-    image = trainer.picture(cameras, height, width).image[0].clamp(0, 1).cpu().numpy()
-    previews = run.folder.previews
-    previews.mkdir(exist_ok=True)
-    path = previews / f"step-{trainer.step:07d}.png"
-    partial = path.with_suffix(".partial")
-    write_png(partial, image)
-    partial.replace(path)
-    run.emit(Preview(job=run.job, path=str(path), view="turn" if view is None else "camera", step=trainer.step))
-
-
-def silhouette_cameras() -> Any:
-    """Cameras all round, on three heights, by which field and mesh are compared."""
-    import torch
-
-    from engine.scene.cameras import orbit_cameras
-
-    n = SILHOUETTE_VIEWS
-    azimuth = torch.arange(n) * (360.0 / n) - 180
-    elevation = torch.tensor([0.0, 35.0, -15.0, 60.0]).repeat((n + 3) // 4)[:n]
-    return orbit_cameras(azimuth, elevation, torch.full((n,), PREVIEW_RADIUS), torch.full((n,), PREVIEW_FOV_DEG))
 
 
 def _mesh(run: _Run, trainer: Trainer) -> MeshResult:
     import torch
 
     from engine.meshing.mesh_stage import make_mesh
+    from engine.scene.sampling import survey_cameras
 
     start = time.monotonic()
-    cameras = silhouette_cameras()
+    cameras = survey_cameras(SILHOUETTE_VIEWS)
     field = trainer.ema.module
 
     def report(phase: str, fraction: float) -> None:

@@ -54,8 +54,11 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
         partial.unlink(missing_ok=True)
         raise OSError(str(error)) from error
     os.replace(partial, path)
-    for old in list_checkpoints(folder)[:-KEPT]:
-        old.unlink(missing_ok=True)
+    # Later ones are of a past that was given up: a run that came to nothing started again.
+    kept = [other for other in list_checkpoints(folder) if other.name <= path.name][-KEPT:]
+    for other in list_checkpoints(folder):
+        if other not in kept:
+            other.unlink(missing_ok=True)
     return path
 
 

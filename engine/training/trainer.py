@@ -245,12 +245,17 @@ class Trainer:
         try:
             self.field.load_state_dict(parts["field"])
             self.ema.module.load_state_dict(parts["ema"])
-            self.occupancy.load_state_dict(parts["occupancy"])
+            if parts["occupancy"]["densities"].shape == self.occupancy.densities.shape:  # else of a coarser run: looked at anew
+                self.occupancy.load_state_dict(parts["occupancy"])
             restore_optimizer(self.optimizer, parts["optimizer"])
-            self.generator.set_state(parts["generators"]["host"])
-            if meta["device"] == self.device.type:
-                self.device_generator.set_state(parts["generators"]["device"])
+            if not meta.get("new_seed"):  # else this run's own draws, not those of the run it goes on from
+                self._restore_generators(parts["generators"], meta["device"])
             self.step, self.restarts, self.restart_reason = meta["step"], meta["restarts"], meta["restart_reason"]
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError("The checkpoint does not fit this job's settings.", "Start again in another folder.", "checkpoint") from error
         self._set_level()
+
+    def _restore_generators(self, states: dict[str, Tensor], device_type: str) -> None:
+        self.generator.set_state(states["host"])
+        if device_type == self.device.type:
+            self.device_generator.set_state(states["device"])
