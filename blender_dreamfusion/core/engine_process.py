@@ -3,11 +3,13 @@
 Threads: the reader turns lines into messages and puts them into `events`; the writer takes lines from a queue, because a hung
 engine stops reading its pipe and a full pipe would freeze Blender; both touch nothing else. All other functions are for the main
 thread, and none of them waits except `kill`.
-The engine ends by itself when its stdin closes, so it cannot outlive Blender even if Blender crashes.
+The engine ends by itself when its stdin closes, so it cannot outlive Blender even if Blender crashes; when Python ends in good order
+it is killed, should it be deaf.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import queue
 import subprocess
@@ -28,6 +30,8 @@ SCRUBBED_NAMES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV", "__PYVE
 KILL_WAIT_S = 3.0
 # The log is begun anew beyond this: nobody reads further back, and nobody empties it.
 MAX_LOG_BYTES = 2_000_000
+# Lines that are no message and are handed on; a program that prints without pause must not fill Blender's memory.
+MAX_BABBLE_KEPT = 100
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class EngineProcess:
         self._outgoing: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         is_long = log_path.exists() and log_path.stat().st_size > MAX_LOG_BYTES
         with log_path.open("wb" if is_long else "ab") as log:
+            self.log_start = log.tell()
+            """Where this engine's own lines begin in the log; what stands before is of earlier ones."""
             self._process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.PIPE,
@@ -88,6 +94,7 @@ class EngineProcess:
         self._writer = threading.Thread(target=self._write, name="dreamfusion-writer", daemon=True)
         self._reader.start()
         self._writer.start()
+        atexit.register(self.kill)
 
     @property
     def pid(self) -> int:
@@ -120,8 +127,13 @@ class EngineProcess:
         """Ask the engine to end: it does so when its stdin ends."""
         self._outgoing.put(None)
 
+    def kill_soon(self) -> None:
+        """As `kill`, from a thread: on Windows, and with a graphics card to clean up, it takes longer than a frame."""
+        threading.Thread(target=self.kill, name="dreamfusion-killer", daemon=True).start()
+
     def kill(self) -> None:
-        """End the engine and everything it started, now. Waits at most KILL_WAIT_S."""
+        """End the engine and everything it started, now. Waits at most KILL_WAIT_S. May be called again."""
+        atexit.unregister(self.kill)
         self.close_input()
         if self.is_alive():
             kill_tree(self._process)
@@ -136,9 +148,14 @@ class EngineProcess:
         stream = self._process.stdout
         assert stream is not None
         with stream:
+            n_babble = 0
             while line := stream.readline(messages.MAX_LINE_BYTES + 1):
                 self.last_heard = time.monotonic()
                 event = _parsed(line)
+                if isinstance(event, Babble):
+                    n_babble += 1
+                    if n_babble > MAX_BABBLE_KEPT:
+                        continue
                 # Heartbeats only say "alive"; queued, they would pile up while Blender renders for an hour.
                 if event is not None and not isinstance(event, messages.Heartbeat):
                     self.events.put(event)

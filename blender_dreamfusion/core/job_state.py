@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
-from .problem import Problem
+from .problem import Problem, fix_in_blender
 from .protocol import messages
 
 
@@ -102,7 +102,7 @@ def applied(state: JobState, event: messages.Event) -> JobState:
     if isinstance(event, messages.Failed):
         if event.code == messages.CANCELLED:
             return replace(state, status=Status.CANCELLED, eta_s=-1.0)
-        return failed(state, Problem(event.text, event.fix, event.code))
+        return failed(state, Problem(event.text, fix_in_blender(event.fix), event.code))
     return state
 
 

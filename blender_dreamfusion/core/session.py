@@ -15,7 +15,7 @@ from pathlib import Path
 from . import job_state
 from .engine_process import Babble, EngineProcess, Exited, Incoming
 from .job_state import JobState, Status
-from .problem import Problem, exit_problem, start_problem
+from .problem import CONTINUE_FIX, OTHER_PYTHON_FIX, Problem, exit_problem, start_problem
 from .protocol import messages
 
 # The promise to the user is 5 s from click to silence; the kill itself takes up to one.
@@ -24,6 +24,8 @@ CANCEL_GRACE_S = 4.0
 HELLO_TIMEOUT_S = 60.0
 # Heartbeats come each second; loading a big library can hold Python's lock for many.
 HANG_TIMEOUT_S = 45.0
+# Nobody polled for this long: Blender was busy, or the computer asleep. What the engine said meanwhile is still to be read.
+AWAY_S = 5.0
 # The engine is gone, but a process that it started holds the pipe open, so no end of output comes.
 ORPHANED_PIPE_S = 3.0
 # A library that greets on stdout is harmless; this much is not an engine.
@@ -48,7 +50,8 @@ class Session:
         self._has_greeted = False
         self._n_babble = 0
         self._cancel_deadline = float("inf")
-        self._born = self._idle_since = time.monotonic()
+        self._born = self._idle_since = self._last_watch = time.monotonic()
+        self._dying: EngineProcess | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -90,9 +93,12 @@ class Session:
         self._ask(Status.FINISHING, messages.FinishNow(job=self.state.job))
 
     def cancel(self) -> None:
-        """End the job; an engine that does not answer within CANCEL_GRACE_S is killed by a later `poll`."""
+        """End the job; an engine that does not answer within CANCEL_GRACE_S is killed by a later `poll`.
+
+        One that has not even greeted has nothing to save and is killed at once.
+        """
         if self._ask(Status.CANCELLING, messages.Cancel(job=self.state.job)):
-            self._cancel_deadline = time.monotonic() + CANCEL_GRACE_S
+            self._cancel_deadline = time.monotonic() + (CANCEL_GRACE_S if self._has_greeted else 0.0)
 
     def poll(self, budget_s: float = 0.01) -> bool:
         """Apply what the engine said, for at most `budget_s`. Returns whether the state changed."""
@@ -108,10 +114,12 @@ class Session:
         return self.state != before
 
     def shutdown(self) -> None:
-        """End the engine now; a running job counts as cancelled (its folder can be resumed)."""
+        """End the engine now, and wait until it is gone; a running job counts as cancelled (its folder can be resumed)."""
         if self.state.is_active:
             self.state = replace(self.state, status=Status.CANCELLED)
         self._drop_engine()
+        if self._dying is not None:
+            self._dying.kill()
 
     def _ask(self, status: Status, command: messages.Command) -> bool:
         after = job_state.requested(self.state, status)
@@ -123,12 +131,12 @@ class Session:
 
     def _take(self, event: Incoming) -> None:
         if isinstance(event, Exited):
-            self._fail(exit_problem(event.returncode, self._log_path))
+            self._fail(self._exit_problem(event.returncode))
         elif isinstance(event, Babble):
             self._n_babble += 1
             if self._n_babble > MAX_BABBLE_LINES:
                 text = f"What answers is not the engine; it says: {event.text[:80]}"
-                self._fail(Problem(text, "Choose the engine's Python again in the add-on's preferences.", "protocol", str(self._log_path)))
+                self._fail(Problem(text, OTHER_PYTHON_FIX, "protocol", str(self._log_path)))
         elif isinstance(event, messages.Hello):
             try:
                 messages.check_hello(event)
@@ -141,27 +149,39 @@ class Session:
     def _watch(self) -> None:
         """What no event tells: an engine that is silent, deaf, or idle for long."""
         engine, now = self._engine, time.monotonic()
+        was_away, self._last_watch = now - self._last_watch > AWAY_S, now
         if engine is None:
             return
+        if was_away:
+            engine.last_heard = self._born = now
         if not self.state.is_active:
             if now - self._idle_since > IDLE_TIMEOUT_S:
                 self._drop_engine()
         elif now > self._cancel_deadline:
             self._fail(Problem("The engine did not stop when asked and was ended.", code="hang"))
         elif not engine.is_alive() and engine.silent_s() > ORPHANED_PIPE_S:
-            self._fail(exit_problem(engine.returncode, self._log_path))
+            self._fail(self._exit_problem(engine.returncode))
         elif not self._has_greeted and now - self._born > HELLO_TIMEOUT_S:
-            fix = f"Look into its log: {self._log_path}"
-            self._fail(Problem(f"The engine did not start within {HELLO_TIMEOUT_S:.0f} s.", fix, "hang", str(self._log_path)))
+            text = f"The engine did not start within {HELLO_TIMEOUT_S:.0f} s."
+            self._fail(Problem(text, f"{OTHER_PYTHON_FIX} Its log: {self._log_path}", "start", str(self._log_path)))
         elif self._has_greeted and engine.silent_s() > HANG_TIMEOUT_S:
-            fix = "Generate again with the same job folder to go on from the last checkpoint."
-            self._fail(Problem(f"The engine has not answered for {HANG_TIMEOUT_S:.0f} s and was ended.", fix, "hang", str(self._log_path)))
+            text = f"The engine has not answered for {HANG_TIMEOUT_S:.0f} s and was ended."
+            self._fail(Problem(text, CONTINUE_FIX, "hang", str(self._log_path)))
 
     def _fail(self, problem: Problem) -> None:
         self.state = job_state.failed(self.state, problem)
         self._drop_engine()
 
+    def _exit_problem(self, returncode: int) -> Problem:
+        engine = self._engine
+        problem = exit_problem(returncode, self._log_path, engine.log_start if engine is not None else 0)
+        if self._has_greeted or problem.code != "exit":
+            return problem
+        text = problem.text.replace("The engine ended unexpectedly", "The engine did not start")
+        return replace(problem, text=text, fix=f"{OTHER_PYTHON_FIX} {problem.fix}", code="start")
+
     def _drop_engine(self) -> None:
         engine, self._engine = self._engine, None
         if engine is not None:
-            engine.kill()
+            self._dying = engine
+            engine.kill_soon()

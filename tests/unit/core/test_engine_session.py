@@ -1,6 +1,7 @@
 """A job ends in a state with a sentence whatever the engine does, and no engine outlives its session. Real processes, all of them."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -53,6 +54,13 @@ def pid_of(session: Session) -> int:
     return session._engine.pid
 
 
+def wait_until_gone(pid: int, timeout_s: float = 3.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_gone(pid):
+        assert time.monotonic() < deadline, f"process {pid} is left over"
+        time.sleep(0.01)
+
+
 def is_gone(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -74,13 +82,18 @@ def test_job_runs_to_its_result_and_the_engine_stays_warm(start):
 @pytest.mark.parametrize(
     ("mode", "code", "words"),
     [
-        ("die_in_load", "exit", "no module named torch"),
+        ("die_in_load", "start", "did not start (exit code 3): ImportError: no module named torch"),
         ("crash", "exit", "exit code -6"),
         ("killed", "memory", "memory ran out"),
         ("orphan", "exit", "exit code 1"),
         ("out_of_memory", "memory", "Take the preset draft."),
         ("other_protocol", "protocol", "speaks protocol 99"),
         ("not_an_engine", "protocol", "Welcome to something else"),
+        ("flood", "protocol", "What answers is not the engine"),
+        ("bad_alloc", "memory", "ran out of memory. Close other programs"),
+        ("cuda_memory", "memory", "ran out of memory. Close other programs"),
+        ("exit_137", "memory", "memory ran out. Close other programs"),
+        ("disk_full", "output", "No space left on device. Make room or give access, then continue it in the history."),
     ],
 )
 def test_every_death_of_the_engine_is_a_sentence(start, monkeypatch, mode, code, words):
@@ -106,7 +119,30 @@ def test_engine_that_falls_silent_is_ended(start, monkeypatch):
     poll_to_end(session)
     assert session.state.problem.code == "hang"
     assert "has not answered" in session.state.problem.text
-    assert is_gone(pid)
+    assert "history" in session.state.problem.fix
+    wait_until_gone(pid)
+
+
+def test_engine_whose_line_never_ends_is_ended(start, monkeypatch):
+    monkeypatch.setattr(session_module, "HANG_TIMEOUT_S", 0.5)
+    session = start("trickle")
+    poll_to_end(session)
+    assert session.state.problem.code == "hang"
+
+
+def test_a_blender_that_was_away_does_not_take_its_own_absence_for_silence(start, monkeypatch):
+    """A laptop that slept: both were stopped, and the engine's first words come after the first poll."""
+    monkeypatch.setattr(session_module, "AWAY_S", 0.3)
+    session = start("slow")
+    poll_until(session, lambda: session.state.status is Status.RUNNING)
+    os.kill(pid_of(session), signal.SIGSTOP)
+    time.sleep(0.6)
+    monkeypatch.setattr(session_module, "HANG_TIMEOUT_S", 0.4)
+    session.poll()
+    assert session.state.is_active
+    os.kill(pid_of(session), signal.SIGCONT)
+    step = session.state.step
+    poll_until(session, lambda: session.state.step > step + 20)
 
 
 def test_engine_that_never_greets_is_ended(start, monkeypatch):
@@ -132,17 +168,29 @@ def test_cancel_kills_a_deaf_engine_within_five_seconds(start):
     clicked = time.monotonic()
     session.cancel()
     poll_to_end(session, timeout_s=6.0)
+    assert session.state.status is Status.CANCELLED
+    wait_until_gone(pid)
+    assert time.monotonic() - clicked < 5.0
+
+
+def test_cancel_while_a_library_loads_is_within_five_seconds_too(start):
+    session = start("deaf_load")
+    poll_until(session, lambda: session._has_greeted)
+    pid, clicked = pid_of(session), time.monotonic()
+    session.cancel()
+    poll_to_end(session, timeout_s=6.0)
+    wait_until_gone(pid)
     assert time.monotonic() - clicked < 5.0
     assert session.state.status is Status.CANCELLED
-    assert is_gone(pid)
 
 
-def test_cancel_works_before_the_engine_greets(start, monkeypatch):
-    monkeypatch.setattr(session_module, "CANCEL_GRACE_S", 0.3)
+def test_cancel_before_the_engine_greets_is_at_once(start):
     session = start("never_greets")
+    pid = pid_of(session)
     session.cancel()
-    poll_to_end(session, timeout_s=2.0)
+    poll_to_end(session, timeout_s=1.0)
     assert session.state.status is Status.CANCELLED
+    wait_until_gone(pid)
 
 
 def test_finish_now_keeps_what_there_is(start):
@@ -178,6 +226,52 @@ def test_shutdown_leaves_no_process_even_of_a_deaf_engine(start):
     assert session.state.status is Status.CANCELLED
 
 
+def test_a_child_of_the_engine_ends_with_it(start):
+    session = start("orphan_alive")
+    poll_until(session, lambda: session.state.text.startswith("child"))
+    child = int(session.state.text.split()[1])
+    assert not is_gone(child)
+    session.shutdown()
+    wait_until_gone(child)
+
+
+def test_a_deaf_engine_ends_when_python_ends_in_good_order(tmp_path):
+    """Blender's own end runs Python's exit functions; nobody called shutdown."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from blender_dreamfusion.core.engine_process import EngineProcess\n"
+        "engine = EngineProcess([sys.executable, '-I', '-u', sys.argv[2], 'deaf'], Path(sys.argv[3]))\n"
+        "print(engine.pid, flush=True)\n"
+    )
+    root = Path(__file__).resolve().parents[3]
+    command = [sys.executable, "-c", script, str(root), str(FAKE), str(tmp_path / "log")]
+    user = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=20, check=True)
+    wait_until_gone(int(user.stdout))
+
+
+def test_what_an_earlier_engine_wrote_into_the_log_is_not_quoted(start, tmp_path):
+    (tmp_path / "engine.log").write_text("RuntimeError: CUDA out of memory\n")
+    session = start("crash")
+    poll_to_end(session)
+    assert session.state.problem.code == "exit"
+    assert "CUDA" not in str(session.state.problem)
+
+
+def test_ending_a_deaf_engine_does_not_hold_the_caller(start, monkeypatch):
+    monkeypatch.setattr(session_module, "CANCEL_GRACE_S", 0.2)
+    session = start("deaf")
+    poll_until(session, lambda: session.state.status is Status.RUNNING)
+    session.cancel()
+    longest = 0.0
+    while session.state.is_active:
+        time.sleep(0.01)
+        begun = time.perf_counter()
+        session.poll(0.008)
+        longest = max(longest, time.perf_counter() - begun)
+    assert longest < 0.03
+
+
 def test_engine_ends_when_its_user_is_gone(tmp_path):
     """The user is a process of its own here, killed without a chance to say anything."""
     script = (
@@ -196,10 +290,7 @@ def test_engine_ends_when_its_user_is_gone(tmp_path):
     user.kill()
     user.wait()
     user.stdout.close()
-    deadline = time.monotonic() + 5
-    while not is_gone(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert is_gone(pid)
+    wait_until_gone(pid, timeout_s=10.0)
 
 
 def test_idle_engine_is_sent_home(start, monkeypatch):
