@@ -26,11 +26,14 @@ class Cameras:
             distance 1 (so +-tan(fov/2) without shift), for an orthographic one in world units. Lens shift, sensor fit and
             pixel aspect are all in these four numbers.
         orthographic: True if rays are parallel.
+        near: distance in world units of the plane on which rays start, in front of the camera; may be negative for
+            orthographic cameras, which also see what lies behind them (Blender's viewport does).
     """
 
     camera_to_world: Tensor
     window: Tensor
     orthographic: bool = False
+    near: float = 0.0
 
     def __post_init__(self) -> None:
         n = self.camera_to_world.shape[0]
@@ -43,10 +46,10 @@ class Cameras:
         return self.camera_to_world.shape[0]
 
     def __getitem__(self, index: slice) -> Cameras:
-        return Cameras(self.camera_to_world[index], self.window[index], self.orthographic)
+        return Cameras(self.camera_to_world[index], self.window[index], self.orthographic, self.near)
 
     def to(self, device: torch.device | str) -> Cameras:
-        return Cameras(self.camera_to_world.to(device), self.window.to(device), self.orthographic)
+        return Cameras(self.camera_to_world.to(device), self.window.to(device), self.orthographic, self.near)
 
     @property
     def positions(self) -> Tensor:
@@ -109,13 +112,13 @@ def camera_rays(cameras: Cameras, height: int, width: int, *, jitter: torch.Gene
     rotation = cameras.camera_to_world[:, :3, :3]
     position = cameras.positions[:, None, None, :]
     if cameras.orthographic:
-        offset = torch.stack([x, y, torch.zeros_like(x)], dim=-1)
+        offset = torch.stack([x, y, torch.full_like(x, -cameras.near)], dim=-1)
         rays_o = position + torch.einsum("bij,bhwj->bhwi", rotation, offset)
         rays_d = (-rotation[:, None, None, :, 2]).expand_as(rays_o)
     else:
-        direction = torch.stack([x, y, -torch.ones_like(x)], dim=-1)
-        rays_d = torch.nn.functional.normalize(torch.einsum("bij,bhwj->bhwi", rotation, direction), dim=-1)
-        rays_o = position.expand_as(rays_d)
+        direction = torch.einsum("bij,bhwj->bhwi", rotation, torch.stack([x, y, -torch.ones_like(x)], dim=-1))
+        rays_d = torch.nn.functional.normalize(direction, dim=-1)
+        rays_o = position + cameras.near * direction
     return rays_o.reshape(-1, 3), rays_d.reshape(-1, 3)
 
 

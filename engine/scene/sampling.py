@@ -16,6 +16,16 @@ from engine.schedule import scheduled
 
 # Where a progressive run starts: the usual picture of a thing, seen from the front and a little from above.
 PROGRESSIVE_CENTER_DEG = (0.0, 15.0)
+# From here all of the world's box but its corners is seen.
+SURVEY_RADIUS, SURVEY_FOV_DEG = 2.95, 40.0
+SURVEY_ELEVATIONS_DEG = (0.0, 35.0, -15.0, 60.0)
+
+
+def survey_cameras(n: int) -> Cameras:
+    """`n` cameras all round, on several heights, on the CPU: by which field and mesh are compared."""
+    azimuth = torch.arange(n) * (360.0 / n) - 180
+    elevation = torch.tensor(SURVEY_ELEVATIONS_DEG).repeat((n + 3) // 4)[:n]
+    return orbit_cameras(azimuth, elevation, torch.full((n,), SURVEY_RADIUS), torch.full((n,), SURVEY_FOV_DEG))
 
 
 def sample_cameras(config: CameraConfig, n: int, step: int, n_steps: int, *, generator: torch.Generator) -> Cameras:

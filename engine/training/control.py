@@ -11,6 +11,9 @@ import time
 
 from engine.protocol import SetView
 
+# A user who turns the view of a paused job shall not notice that nobody is at work.
+PAUSED_LOOK_S = 0.1
+
 
 class Control:
     """Requests to a running job. Every method may be called from any thread and returns at once, but `wait_if_paused`."""
@@ -87,9 +90,10 @@ class Control:
             return new
 
     def wait_if_paused(self) -> float:
-        """Returns when the job is not paused; how many seconds that took."""
+        """Returns when the job is not paused, or when the view was set meanwhile; how many seconds that took."""
         if self._running.is_set():
             return 0.0
         start = time.monotonic()
-        self._running.wait()
+        while not self._running.wait(PAUSED_LOOK_S) and not self._view_is_new:
+            pass
         return time.monotonic() - start

@@ -26,7 +26,8 @@ class Hooks:
 
     progress: Callable[[int, int, float, float], None]
     """Steps done, steps in all, seconds per step, seconds until training ends."""
-    preview: Callable[[], None]
+    preview: Callable[[float], None]
+    """Called with the seconds per step after each step, and when a paused run's view changes; makes what is due."""
     checkpoint: Callable[[], None]
     warn: Callable[[str], None]
 
@@ -35,7 +36,7 @@ def train(trainer: Trainer, control: Control, hooks: Hooks, *, seed: int = 0) ->
     """Train until the last step, `control.finish` or `control.cancel`. Raises CancelledError, UserError."""
     cfg = trainer.config.training
     pace = Pace(trainer)
-    last_preview, last_checkpoint = float("-inf"), time.monotonic()
+    last_checkpoint = time.monotonic()
     while trainer.step < trainer.n_steps and not control.finishing:
         if control.cancelled:
             hooks.checkpoint()
@@ -43,6 +44,8 @@ def train(trainer: Trainer, control: Control, hooks: Hooks, *, seed: int = 0) ->
         paused_s = control.wait_if_paused()
         last_checkpoint += paused_s
         if paused_s:
+            if control.paused:
+                hooks.preview(pace.seconds_per_step)
             continue
         pace.start()
         try:
@@ -59,12 +62,8 @@ def train(trainer: Trainer, control: Control, hooks: Hooks, *, seed: int = 0) ->
             continue
         pace.stop()
         hooks.progress(trainer.step, trainer.n_steps, pace.seconds_per_step, pace.eta_s())
-        now = time.monotonic()
-        # Between two pictures nothing happens, but when the user moves the view it shall follow at once.
-        if cfg.preview_every_s and (control.view_changed() or now - last_preview >= cfg.preview_every_s):
-            hooks.preview()
-            last_preview = time.monotonic()
-        if now - last_checkpoint >= cfg.checkpoint_every_s:
+        hooks.preview(pace.seconds_per_step)
+        if time.monotonic() - last_checkpoint >= cfg.checkpoint_every_s:
             hooks.checkpoint()
             last_checkpoint = time.monotonic()
     if control.cancelled:

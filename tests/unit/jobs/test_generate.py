@@ -178,8 +178,10 @@ def test_the_view_of_the_user_is_what_previews_show(model, tmp_path):
     events = []
     run_job(JobRequest(prompt="a mug", model=model, overrides=overrides), tmp_path / "job", events.append, control)
     previews = [event for event in events if isinstance(event, Preview)]
-    assert previews and all(event.view == "camera" for event in previews)
-    assert PIL.Image.open(previews[0].path).size == (40, 24)
+    pictures = [PIL.Image.open(event.path) for event in previews if event.view == "camera"]
+    assert len(pictures) >= 2 and all(picture.size == (40, 24) and picture.mode == "RGBA" for picture in pictures)
+    recorded = (tmp_path / "job" / "events.jsonl").read_text()
+    assert '"view": "turn"' in recorded and '"view": "camera"' not in recorded, "what follows the user's hand is no history"
 
 
 def test_a_fault_of_the_engine_is_a_sentence_and_a_log(model, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The training step and its loop, under teachers whose right answer is known."""
 
 import dataclasses
+import threading
 import time
 
 import pytest
@@ -64,7 +65,7 @@ def quiet_hooks(log=None):
     log = [] if log is None else log
     return Hooks(
         progress=lambda *a: log.append(("progress", *a)),
-        preview=lambda: log.append(("preview",)),
+        preview=lambda seconds_per_step: log.append(("preview", seconds_per_step)),
         checkpoint=lambda: log.append(("checkpoint",)),
         warn=lambda text: log.append(("warn", text)),
     )
@@ -258,8 +259,6 @@ def test_finish_stops_with_what_is_there_and_cancel_leaves_a_checkpoint():
 
 
 def test_a_paused_run_waits_and_goes_on():
-    import threading
-
     control, trainer = Control(), trainer_of()
     control.pause()
     thread = threading.Thread(target=train, args=(trainer, control, quiet_hooks()))
@@ -281,13 +280,21 @@ def test_cancel_and_finish_wake_a_paused_run_and_pause_does_not_come_after_them(
         assert not control.paused
 
 
-def test_a_new_view_makes_a_preview_at_once():
-    control, log = Control(), []
-    view = SetView(job="a", camera_to_world=(1.0,) * 16, window=(1.0,) * 4)
-    trainer = trainer_of(training__preview_every_s=1000)
-    control.set_view(view)
-    train(trainer, control, quiet_hooks(log))
-    assert log.count(("preview",)) == 1 and control.view() == view
+def test_pictures_may_be_made_after_every_step_and_when_the_view_of_a_paused_run_changes():
+    control, log, trainer = Control(), [], trainer_of()
+    control.pause()
+    thread = threading.Thread(target=train, args=(trainer, control, quiet_hooks(log)))
+    thread.start()
+    control.set_view(SetView(job="a", camera_to_world=(1.0,) * 16, window=(1.0,) * 4))
+    deadline = time.monotonic() + 20
+    while not log and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert log[0] == ("preview", 0.0) and trainer.step == 0
+    control.view_changed()
+    control.resume()
+    thread.join(20)
+    shown = [entry for entry in log if entry[0] == "preview" and entry[1] > 0]
+    assert len(shown) == trainer.step == 6
 
 
 def test_checkpoints_come_by_the_clock():
