@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import bpy
 import numpy as np
 
+from ..core.naming import with_suffix
 from ..core.results import Floats, Ints
 
 UV_LAYER = "UVMap"
+# Marks a mesh that another one has taken the place of; it is kept until the file is saved.
+REPLACED = "dreamfusion_replaced"
 
 
-def build_mesh(name: str, vertices: Floats, faces: Ints, corner_uvs: Floats, *, smooth: bool = True) -> bpy.types.Mesh:
-    """A new mesh of triangles.
+def build_mesh(name: str, vertices: Floats, faces: Ints, corner_uvs: Floats) -> bpy.types.Mesh:
+    """A new mesh of triangles, shaded smooth.
 
     Args:
         vertices: [V, 3] float32, object space.
@@ -27,12 +32,20 @@ def build_mesh(name: str, vertices: Floats, faces: Ints, corner_uvs: Floats, *, 
     mesh.loops.foreach_set("vertex_index", np.ascontiguousarray(faces, np.int32).ravel())
     mesh.polygons.add(n_faces)
     mesh.polygons.foreach_set("loop_start", np.arange(0, 3 * n_faces, 3, dtype=np.int32))
-    mesh.polygons.foreach_set("use_smooth", np.full(n_faces, smooth))
     layer = mesh.uv_layers.new(name=UV_LAYER)
     layer.uv.foreach_set("vector", np.ascontiguousarray(corner_uvs, np.float32).ravel())
     mesh.update(calc_edges=True)
     mesh.validate()
+    shade(mesh, "SMOOTH")
     return mesh
+
+
+def shade(mesh: bpy.types.Mesh, shading: str, sharp_angle_deg: float = 180.0) -> None:
+    """SMOOTH, FLAT, or AUTO: smooth, but edges whose faces meet at more than `sharp_angle_deg` (0..180) stay sharp."""
+    mesh.polygons.foreach_set("use_smooth", np.full(len(mesh.polygons), shading != "FLAT"))
+    if shading == "AUTO":
+        mesh.set_sharp_from_angle(angle=math.radians(sharp_angle_deg))
+    mesh.update()
 
 
 def vertex_positions(mesh: bpy.types.Mesh) -> Floats:
@@ -40,3 +53,28 @@ def vertex_positions(mesh: bpy.types.Mesh) -> Floats:
     flat = np.empty(3 * len(mesh.vertices), np.float32)
     mesh.vertices.foreach_get("co", flat)
     return flat.reshape(-1, 3)
+
+
+def triangle_count(mesh: bpy.types.Mesh) -> int:
+    """Triangles that the mesh has once every polygon is split into some: a polygon of n corners counts n - 2."""
+    return len(mesh.loops) - 2 * len(mesh.polygons)
+
+
+def swap_mesh(obj: bpy.types.Object, mesh: bpy.types.Mesh) -> None:
+    """Give `obj` another mesh; transform, modifiers, collections and its name stay.
+
+    The old mesh gets a fake user, so that an edited one can be had back until the file is saved (`release_replaced`).
+    """
+    old = obj.data
+    obj.data = mesh
+    if old.users == 0 or (old.users == 1 and old.use_fake_user):
+        old[REPLACED] = True
+        old.use_fake_user = True
+        old.name = with_suffix(old.name, "_old")
+
+
+def release_replaced() -> None:
+    """Before a save: meshes kept by `swap_mesh` lose their fake user and do not go into the file."""
+    for mesh in [mesh for mesh in bpy.data.meshes if REPLACED in mesh]:
+        del mesh[REPLACED]
+        mesh.use_fake_user = False

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import bpy
 
-COLLECTION_NAME = "DreamFusion"
+from ..core.import_plan import COLLECTION_NAME
 
 
 def target_collection(scene: bpy.types.Scene, name: str = COLLECTION_NAME) -> bpy.types.Collection:
-    """The collection of that name, linked into the scene; made where it is missing."""
+    """The collection of that name, linked into the scene; made where it is missing. The scene's own one for its own name."""
+    if name == scene.collection.name:
+        return scene.collection
     collection = next((found for found in bpy.data.collections if found.name == name and found.library is None), None)
     if collection is None:
         collection = bpy.data.collections.new(name)

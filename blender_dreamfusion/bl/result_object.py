@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,14 +11,30 @@ from typing import Any
 import bpy
 
 from ..core import results
+from ..core.import_plan import ImportPlan
 from ..core.naming import slug
 from . import placement
-from .material import build_material
-from .mesh import build_mesh
+from .assets import mark_asset
+from .derived_meshes import make_lods
+from .material import build_material, image_of, load_textures
+from .mesh import build_mesh, shade, swap_mesh, triangle_count, vertex_positions
+from .quads import make_quads
 
 # Custom properties with where an object comes from. Lists and tables of result.json stay in the job folder.
 PROVENANCE_PREFIX = "dreamfusion_"
-PROVENANCE = ("prompt", "negative", "model", "model_licence", "preset", "seed", "steps_done", "engine")
+PROVENANCE = (
+    "prompt",
+    "negative",
+    "model",
+    "model_title",
+    "model_licence",
+    "preset",
+    "seed",
+    "guidance",
+    "guidance_scale",
+    "steps_done",
+    "engine",
+)
 
 
 @dataclass(frozen=True)
@@ -29,47 +45,122 @@ class Imported:
     n_faces: int
     open_edges: int
     is_visible: bool
+    texture_px: int
+    lods: tuple[bpy.types.Object, ...]
+    seconds: float
+    folder: Path
+    notes: tuple[str, ...]
+    """What could not be done, in sentences with the fix."""
 
     @property
     def summary(self) -> str:
-        closed = "watertight" if self.open_edges == 0 else f"{self.open_edges:,} open edges"
-        hidden = "" if self.is_visible else f"; its collection {placement.COLLECTION_NAME} is excluded from the view layer"
-        return f"{self.obj.name}: {self.n_faces:,} triangles, {closed}{hidden}"
+        parts = [f"{self.n_faces:,} triangles", "watertight" if self.open_edges == 0 else f"{self.open_edges:,} open edges"]
+        if self.texture_px:
+            parts.append(f"{self.texture_px} px texture")
+        if self.lods:
+            parts.append(f"{len(self.lods)} LODs (hidden)")
+        if not self.is_visible:
+            names = ", ".join(collection.name for collection in self.obj.users_collection)
+            parts.append(f"not shown, for its collection {names} is excluded from the view layer")
+        return f"{self.obj.name}: {', '.join(parts)}, in {self.seconds:.1f} s from {self.folder}"
 
 
-def import_result(
-    folder: Path,
-    *,
-    scene: bpy.types.Scene,
-    view_layer: bpy.types.ViewLayer,
-    location: Sequence[float] = (0.0, 0.0, 0.0),
-    height_m: float = 1.0,
-    smooth: bool = True,
-) -> Imported:
-    """Build the object of a result folder: `height_m` metres tall, origin at its bottom centre, front -Y.
+def import_result(folder: Path, plan: ImportPlan | None = None, *, scene: bpy.types.Scene, view_layer: bpy.types.ViewLayer) -> Imported:
+    """Build the object of a result folder as `plan` says: bottom centre at its location, front -Y, identity rotation, scale 1.
 
-    It goes into the collection DreamFusion, becomes active and the only selected one. Nothing is left behind if it fails.
+    It becomes active and the only selected one. Nothing is left behind if it fails. An object that was to be replaced and is gone,
+    or is none of ours, stays as it is: a new one is made and the notes say so.
     Raises: results.ResultError (a sentence with the fix).
     """
+    plan = plan or ImportPlan()
+    started = time.monotonic()
     result = results.read_result(folder)
+    target = replaceable(plan.replace_object)
+    notes = []
+    if plan.replace_object and target is None:
+        notes.append(f"{plan.replace_object} is no generated object of this file any more, so a new one was made.")
+    mesh, open_edges = _build(result, folder, plan, scene, target)
+    if target is not None:
+        obj = target
+        swap_mesh(obj, mesh)
+    else:
+        obj = bpy.data.objects.new(mesh.name, mesh)
+        placement.place(obj, plan.location)
+        placement.target_collection(scene, plan.collection).objects.link(obj)
+    _write_provenance(obj, result, folder)
+    if plan.quads:
+        notes += make_quads(obj, plan.quad_faces)
+    lods = make_lods(obj, plan.lods, view_layer) if plan.lods else []
+    if plan.mark_asset:
+        notes += mark_asset(
+            obj,
+            thumbnail=folder / "thumbnail.png",
+            description=result.prompt,
+            catalog=plan.catalog,
+            tags=plan.tags,
+            author=plan.author,
+            licence=plan.licence,
+        )
+    is_visible = placement.select_only(obj, view_layer)
+    return Imported(
+        obj=obj,
+        n_faces=triangle_count(obj.data),
+        open_edges=open_edges,
+        is_visible=is_visible,
+        texture_px=_texture_px(obj.data),
+        lods=tuple(lods),
+        seconds=time.monotonic() - started,
+        folder=folder,
+        notes=tuple(notes),
+    )
+
+
+def _build(
+    result: results.ResultMesh, folder: Path, plan: ImportPlan, scene: bpy.types.Scene, target: bpy.types.Object | None
+) -> tuple[bpy.types.Mesh, int]:
+    """The mesh with its material, and how many of its edges are open. Raises: results.ResultError, with nothing left behind."""
     vertices, faces, corner_uvs = results.welded(result.vertices, result.faces, result.corner_uvs)
     if len(faces) == 0:
         raise results.ResultError(f"The mesh in {folder} has no area. {results.REPEAT_FIX}")
-    vertices = results.standing(vertices, placement.blender_units(height_m, scene))
+    faces, corner_uvs = results.outward(vertices, faces, corner_uvs)
+    height = placement.blender_units(plan.height_m, scene) if target is None else results.extent(vertex_positions(target.data))
+    vertices = results.standing(vertices, height)
     stem = slug(result.prompt or folder.parent.name)
-    mesh = build_mesh(stem, vertices, faces, corner_uvs, smooth=smooth)
+    # The normal map holds directions against smooth shading; on flat or split normals it would draw the facets it should hide.
+    files = {kind: path for kind, path in result.textures.items() if kind != "normal" or plan.shading == "SMOOTH"}
     try:
-        mesh.materials.append(build_material(stem, result.textures, label=f"Generated by DreamFusion: {result.prompt}"))
+        images = load_textures(stem, files)
     except RuntimeError as error:  # a picture that Blender cannot decode
-        bpy.data.meshes.remove(mesh)
         raise results.ResultError(f"A texture in {folder} cannot be loaded ({error}). {results.REPEAT_FIX}") from error
-    obj = bpy.data.objects.new(stem, mesh)
-    placement.place(obj, location)
-    placement.target_collection(scene).objects.link(obj)
+    mesh = build_mesh(stem, vertices, faces, corner_uvs)
+    shade(mesh, plan.shading, plan.sharp_angle_deg)
+    mesh.materials.append(build_material(stem, images, label=f"Generated by DreamFusion: {result.prompt}", roughness=plan.roughness))
+    return mesh, results.open_edge_count(faces)
+
+
+def _texture_px(mesh: bpy.types.Mesh) -> int:
+    image = image_of(mesh.materials[0], "Base Color") if mesh.materials else None
+    return image.size[0] if image is not None else 0
+
+
+def replaceable(name: str) -> bpy.types.Object | None:
+    """The generated object of that name whose mesh may be exchanged; None if there is none."""
+    obj = bpy.data.objects.get(name) if name else None
+    if obj is None or not is_generated(obj) or obj.library is not None or obj.data.library is not None:
+        return None
+    return obj
+
+
+def is_generated(obj: bpy.types.Object | None) -> bool:
+    """Whether this add-on made the object."""
+    return obj is not None and obj.type == "MESH" and PROVENANCE_PREFIX + "job" in obj
+
+
+def _write_provenance(obj: bpy.types.Object, result: results.ResultMesh, folder: Path) -> None:
+    for name in [name for name in obj.keys() if name.startswith(PROVENANCE_PREFIX)]:
+        del obj[name]  # of the mesh that was here before
     for name, value in {**provenance(result), "job": folder.parent.name, "date": made_on(folder)}.items():
         obj[PROVENANCE_PREFIX + name] = value
-    is_visible = placement.select_only(obj, view_layer)
-    return Imported(obj, len(mesh.polygons), results.open_edge_count(faces), is_visible)
 
 
 def made_on(folder: Path) -> str:

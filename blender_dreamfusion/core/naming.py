@@ -29,6 +29,11 @@ def clip_utf8(text: str, max_bytes: int) -> str:
     return text.encode("utf-8", errors="ignore")[:max_bytes].decode("utf-8", errors="ignore")
 
 
+def with_suffix(name: str, suffix: str) -> str:
+    """`name` with `suffix` at its end, the name cut so that both fit into the name of a data-block."""
+    return clip_utf8(name, ID_NAME_BYTES - len(suffix.encode("utf-8"))) + suffix
+
+
 def new_job_folder(jobs_folder: Path, prompt: str, now: datetime) -> Path:
     """A path in `jobs_folder` that does not exist yet: date, time and slug. Not created here: the engine does that."""
     stem = f"{now:%Y%m%d-%H%M%S}_{slug(prompt, 40)}"

@@ -122,19 +122,33 @@ def welded(vertices: Floats, faces: Ints, corner_uvs: Floats) -> tuple[Floats, I
     return positions[used], renumbered[faces], corner_uvs
 
 
+def outward(vertices: Floats, faces: Ints, corner_uvs: Floats) -> tuple[Ints, Floats]:
+    """Faces and corner UVs turned round if the surface as a whole is inside out (encloses a negative volume)."""
+    a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))
+    if np.einsum("ij,ij->", a, np.cross(b, c)) < 0:
+        return np.ascontiguousarray(faces[:, ::-1]), np.ascontiguousarray(corner_uvs[:, ::-1])
+    return faces, corner_uvs
+
+
 def open_edge_count(faces: Ints) -> int:
     """Edges that do not have exactly two faces; 0 = watertight."""
-    edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)  # [3F, 2]
-    _, counts = np.unique(edges, axis=0, return_counts=True)
+    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).astype(np.int64)  # [3F, 2]
+    # One number per edge: sorting numbers takes a tenth of the time of sorting pairs.
+    _, counts = np.unique(ends.min(axis=1) << 32 | ends.max(axis=1), return_counts=True)
     return int((counts != 2).sum())
+
+
+def extent(vertices: Floats) -> float:
+    """Height: the length of the bounding box along Z."""
+    return float(np.ptp(vertices[:, 2])) if len(vertices) else 0.0
 
 
 def standing(vertices: Floats, height: float) -> Floats:
     """Scaled to `height` along Z and moved so that the origin is the middle of the bounding box's bottom.
 
-    A flat object (no extent along Z) keeps its size.
+    A flat object (no extent along Z) keeps its size, and so does one that is to be 0 high.
     """
     low, high = vertices.min(axis=0), vertices.max(axis=0)
-    extent = float(high[2] - low[2])
+    tall = extent(vertices)
     foot = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]], np.float32)
-    return ((vertices - foot) * (height / extent if extent > 1e-6 else 1.0)).astype(np.float32)
+    return ((vertices - foot) * (height / tall if tall > 1e-6 and height > 0 else 1.0)).astype(np.float32)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import bpy
 from bpy.app.handlers import persistent
 
-from . import operators, panels, preferences, properties, runtime, tasks
+from . import import_settings, object_operators, operators, panels, preferences, properties, runtime, tasks
 
 # Each has CLASSES and may have register_extra() and unregister_extra() for menus, draw handlers and followers of the job.
 # A module with a property group of its own stands before `properties`, which points to it.
 MODULES = (
+    import_settings,
     properties,
     preferences,
     operators,
+    object_operators,
     panels,
     tasks,
 )

@@ -4,16 +4,15 @@ Problems end as a sentence in the status bar; in a script as the RuntimeError th
 """
 
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import bpy
 
-from ..bl.result_object import import_result
 from ..core.job_state import Status
 from ..core.naming import new_job_folder
 from ..core.protocol import messages
-from ..core.results import ResultError
 from ..core.settings import NOT_SET_UP, job_request
 from ..core.terminal import TerminalProgress
 from . import preferences, runtime
@@ -68,7 +67,7 @@ class DREAMFUSION_OT_generate(bpy.types.Operator):
             )
             folder = self._folder(context, request.prompt)
             log_path = Path(bpy.utils.user_resource("DATAFILES", path="dreamfusion", create=True)) / "engine.log"
-            plan = runtime.current_plan(self._location(context), self._value(context, "height_m"), context.scene)
+            plan = replace(runtime.current_plan(context), height_m=self._value(context, "height_m"))
             runtime.start(request, folder, plan, python=python, log_path=log_path, resume=self.resume)
         except (ValueError, OSError) as error:  # ProtocolError is a ValueError
             text = "The prompt is too long. Keep it under 1,000 characters." if isinstance(error, messages.ProtocolError) else str(error)
@@ -98,9 +97,6 @@ class DREAMFUSION_OT_generate(bpy.types.Operator):
         jobs = preferences.jobs_folder(context)
         jobs.mkdir(parents=True, exist_ok=True)  # the engine makes the job's own folder, but not those above
         return new_job_folder(jobs, prompt, datetime.now())
-
-    def _location(self, context: bpy.types.Context) -> tuple[float, float, float]:
-        return tuple(context.scene.cursor.location) if context.scene.dreamfusion.place == "CURSOR" else (0.0, 0.0, 0.0)
 
     def _refuse(self, text: str) -> set[str]:
         self.report({"ERROR"}, text)
@@ -153,41 +149,6 @@ class DREAMFUSION_OT_pause(_JobOperator, bpy.types.Operator):
         return _told(lambda session: session.pause())
 
 
-class DREAMFUSION_OT_import_result(bpy.types.Operator):
-    """Bring the finished object of a job into the scene"""
-
-    bl_idname = "dreamfusion.import_result"
-    bl_label = "Import Result"
-    bl_options = {"REGISTER", "UNDO"}
-
-    folder: bpy.props.StringProperty(  # type: ignore[valid-type]
-        name="Result Folder", description="Left out: the result of the last job", subtype="DIR_PATH", options=HIDDEN
-    )
-    location: bpy.props.FloatVectorProperty(name="Location", subtype="TRANSLATION", size=3, options=SKIP)  # type: ignore[valid-type]
-    height_m: bpy.props.FloatProperty(name="Height (m)", description="Height in metres", default=1.0, min=0.001, options=SKIP)  # type: ignore[valid-type]
-    smooth: bpy.props.BoolProperty(name="Smooth", description="Shade the faces smooth", default=True, options=SKIP)  # type: ignore[valid-type]
-    scene_name: bpy.props.StringProperty(options=HIDDEN)  # type: ignore[valid-type]
-
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        folder = bpy.path.abspath(self.folder) if self.folder else runtime.state().result_folder
-        if not folder:
-            self.report({"ERROR"}, "There is no finished job yet. Generate an object first, or name a result folder.")
-            return {"CANCELLED"}
-        if context.mode != "OBJECT" and context.active_object is not None:
-            bpy.ops.object.mode_set(mode="OBJECT")
-        scene = bpy.data.scenes.get(self.scene_name) or context.scene
-        view_layer = context.view_layer if scene == context.scene else scene.view_layers[0]
-        try:
-            imported = import_result(
-                Path(folder), scene=scene, view_layer=view_layer, location=self.location, height_m=self.height_m, smooth=self.smooth
-            )
-        except (ResultError, OSError) as error:
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
-        self.report({"INFO"}, f"Imported {imported.summary}")
-        return {"FINISHED"}
-
-
 def _told(tell) -> set[str]:  # type: ignore[no-untyped-def]
     session = runtime.session()
     if session is None:
@@ -201,5 +162,4 @@ CLASSES = (
     DREAMFUSION_OT_cancel,
     DREAMFUSION_OT_finish_now,
     DREAMFUSION_OT_pause,
-    DREAMFUSION_OT_import_result,
 )

@@ -2,6 +2,8 @@
 
 import bpy
 
+from .import_settings import DREAMFUSION_PG_asset, DREAMFUSION_PG_importing
+
 PRESETS = (
     ("DRAFT", "Draft", "A first object in about two minutes without a graphics card"),
     ("STANDARD", "Standard", "More steps and detail"),
@@ -66,6 +68,8 @@ class DREAMFUSION_PG_scene(bpy.types.PropertyGroup):
             ("ORIGIN", "World Origin", "In the middle of the world"),
         ),
     )
+    importing: bpy.props.PointerProperty(type=DREAMFUSION_PG_importing)  # type: ignore[valid-type]
+    asset: bpy.props.PointerProperty(type=DREAMFUSION_PG_asset)  # type: ignore[valid-type]
 
 
 class DREAMFUSION_PG_window(bpy.types.PropertyGroup):

@@ -6,6 +6,7 @@ In a window a timer calls `pump`; without one (`blender -b`, the bpy module) tim
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import traceback
@@ -27,6 +28,7 @@ from ..core.session import Session
 from ..core.settings import NOT_SET_UP
 from . import preferences
 from .ids import PACKAGE_ROOT
+from .import_settings import scene_plan
 
 ACTIVE_POLL_S = 0.1
 # A warm engine without a job only has to be noticed when it ends.
@@ -203,8 +205,9 @@ def _follow() -> None:
     redraw()
 
 
-def current_plan(location: tuple[float, float, float], height_m: float, scene: bpy.types.Scene) -> ImportPlan:
-    return ImportPlan(location, height_m, scene.name, _runtime.file_count)
+def current_plan(context: bpy.types.Context) -> ImportPlan:
+    """What happens with the result of a job that starts now, as the scene's panels say."""
+    return scene_plan(context, _runtime.file_count)
 
 
 def session() -> Session | None:
@@ -314,10 +317,9 @@ def _import_into_scene(folder: Path, plan: ImportPlan) -> None:
     if plan.file_count != _runtime.file_count:
         _runtime.problem = Problem("Another file was opened while the job ran.", "Click Import Result to have the object here.", "file")
         return
-    arguments = {"folder": str(folder), "location": plan.location, "height_m": plan.height_m, "scene_name": plan.scene_name}
     try:
         with _window_override():
-            bpy.ops.dreamfusion.import_result("EXEC_DEFAULT", True, **arguments)
+            bpy.ops.dreamfusion.import_result("EXEC_DEFAULT", True, folder=str(folder), plan=json.dumps(plan.to_json()))
     except RuntimeError as error:  # what the operator reported as an error
         _runtime.problem = Problem(str(error).removeprefix("Error: ").strip(), code="import")
 

@@ -115,7 +115,7 @@ def drive(addon, reached, timeout_s: float = 10.0) -> None:
 def start_in_window(addon, tmp_path) -> None:
     """The window's half of the operator: start and return."""
     runtime, messages = addon("ui.runtime"), addon("core.protocol").messages
-    plan = runtime.current_plan((0.0, 0.0, 0.0), 1.0, bpy.context.scene)
+    plan = runtime.current_plan(bpy.context)
     python = Path(os.environ["DREAMFUSION_ENGINE_PYTHON"])
     runtime.start(messages.JobRequest(prompt="a red mug"), tmp_path / "job", plan, python=python, log_path=tmp_path / "engine.log")
 

@@ -156,7 +156,8 @@ def test_operator_and_function_import_the_same_mesh(result_folder, addon):
     scene, view_layer = bpy.context.scene, bpy.context.view_layer
     direct = addon("bl.result_object").import_result(result_folder, scene=scene, view_layer=view_layer)
     np.testing.assert_array_equal(positions(by_operator), positions(direct.obj))
-    assert direct.summary.endswith("12 triangles, watertight")
+    assert direct.summary.startswith("a-red-box.001: 12 triangles, watertight, 32 px texture, in ")
+    assert str(result_folder) in direct.summary
 
 
 def everything() -> list:
