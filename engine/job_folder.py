@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.config import JobConfig, check_request, config_from_json, config_to_json
 from engine.errors import UserError
+from engine.job_lock import LOCK_NAME
 from engine.protocol import Event, JobRequest, ProtocolError, encode, request_from_json
 from engine.version import ENGINE_VERSION
 
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 # A draft writes about 30 MB; a full disk must be noticed before minutes of work, not after.
 MIN_FREE_BYTES = 200 << 20
-OURS = ("job.json", "events.jsonl", "checkpoints", "previews", "result", "result.partial", "error.log", "engine.log")
+OURS = ("job.json", "events.jsonl", "checkpoints", "previews", "result", "result.partial", "error.log", "engine.log", LOCK_NAME)
+# Do not make a folder the folder of a job.
+HARMLESS = (".log", ".lock")
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def check_folder(path: Path, *, resume: bool, overwrite: bool) -> None:
             raise _output_error(f"There is no job in {path} to resume.", "Leave --resume out to start one.")
     elif resume and not (path / "job.json").is_file():
         raise _output_error(f"There is no job in {path} to resume.", "Leave --resume out to start one.")
-    elif not resume and not overwrite and any(entry.name in OURS and entry.suffix != ".log" for entry in _entries(path)):
+    elif not resume and not overwrite and any(entry.name in OURS and entry.suffix not in HARMLESS for entry in _entries(path)):
         raise _output_error(
             f"The output folder {path} already holds a job.", "Use --resume to continue it, --overwrite to replace it, or another --out."
         )
@@ -177,7 +180,7 @@ def _clear(path: Path) -> None:
     for entry in _entries(path):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
-        elif entry.suffix != ".log":
+        elif entry.suffix not in HARMLESS:
             entry.unlink()
 
 

@@ -19,6 +19,7 @@ from engine.config import check_request
 from engine.continuation import find_start
 from engine.errors import UserError
 from engine.job_folder import JobFolder, check_folder, create_job, open_job, output_errors, slug_of, write_json
+from engine.job_lock import JobLock
 from engine.protocol import CANCELLED, Event, Failed, JobRequest, Preview, Progress, Proxy, Result, Warn
 from engine.training.control import Control
 from engine.version import ENGINE_VERSION
@@ -101,8 +102,9 @@ def run_job(
     job = job or uuid.uuid4().hex[:8]
     folder: JobFolder | None = None
     failed: Failed
+    lock = JobLock(out_dir)
     try:
-        folder, warnings = _prepare(request, out_dir, resume=resume, overwrite=overwrite)
+        folder, warnings = _prepare(request, out_dir, lock, resume=resume, overwrite=overwrite)
         run = _Run(folder, job, emit, control, time.monotonic(), {})
         for text in warnings:
             run.warn(text)
@@ -114,25 +116,30 @@ def run_job(
         failed, code = Failed(job=job, code=CANCELLED, text="The job was cancelled.", fix="Continue it with --resume."), 130
     except UserError as error:
         failed, code = Failed(job=job, code=error.code, text=error.text, fix=error.fix), 2
-    except MemoryError:
-        failed, code = _out_of_memory(job), 2
+    except ModuleNotFoundError as error:
+        fix = "Set the engine up again, or install requirements/engine.txt into this Python."
+        failed, code = Failed(job=job, code="setup", text=f"The engine's Python has no package {error.name}.", fix=fix), 2
     except Exception as error:  # noqa: BLE001 - the last door: a user never sees a traceback, it goes into a file
-        if type(error).__name__ == "OutOfMemoryError":  # torch's; torch may not be imported here
+        if _is_out_of_memory(error):
             failed, code = _out_of_memory(job), 2
         else:
             failed, code = _fault(job, error, folder, out_dir), 1
+    finally:
+        lock.release()
     if folder is not None:
         folder.record(failed)
     emit(failed)
     return code
 
 
-def _prepare(request: JobRequest | None, out_dir: Path, *, resume: bool, overwrite: bool) -> tuple[JobFolder, list[str]]:
-    """Everything that can be refused before anything is written or loaded."""
+def _prepare(request: JobRequest | None, out_dir: Path, lock: JobLock, *, resume: bool, overwrite: bool) -> tuple[JobFolder, list[str]]:
+    """Everything that can be refused before anything is written or loaded; takes the lock before the first thing is."""
     if resume and overwrite:
         raise UserError("--resume continues a job and --overwrite replaces it, so they exclude each other.", "Leave one out.", "option")
     if resume:
         folder = open_job(out_dir, request)
+        with output_errors(out_dir):
+            lock.acquire()
         return folder, _check_model(folder.request)
     if request is None:
         raise UserError("The prompt is empty.", 'Say what to make, for example "a red mug".', "prompt")
@@ -140,6 +147,9 @@ def _prepare(request: JobRequest | None, out_dir: Path, *, resume: bool, overwri
     check_folder(out_dir, resume=False, overwrite=overwrite)
     warnings = _check_model(request)
     start = find_start(request, config, out_dir) if request.start_from else None
+    with output_errors(out_dir):
+        out_dir.mkdir(exist_ok=True)
+        lock.acquire()
     return create_job(out_dir, request, overwrite=overwrite, start=start), warnings
 
 
@@ -307,6 +317,12 @@ def _job_json(folder: JobFolder) -> dict[str, Any]:
     from engine.config import config_to_json
 
     return {"config": config_to_json(folder.config)}
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch's own error by its name (torch may not be imported here), and what its libraries raise as RuntimeError."""
+    words = ("out of memory", "alloc_failed", "allocate memory", "not enough memory", "bad_alloc")
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or any(word in str(error).lower() for word in words)
 
 
 def _out_of_memory(job: str) -> Failed:
