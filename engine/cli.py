@@ -13,18 +13,22 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from engine.config import PRESETS, Option, options
 from engine.errors import UserError
 from engine.job_folder import slug_of
 from engine.progress_bar import ProgressBar
-from engine.protocol import Event, Failed, JobRequest, encode
+from engine.protocol import Event, Failed, JobRequest, Progress, encode
 from engine.training.control import Control
 from engine.version import ENGINE_VERSION
+
+if TYPE_CHECKING:
+    from engine.model_store.progress import Step
 
 CANCELLED_EXIT = 130
 
@@ -113,10 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
     serve.add_argument("--parent-pid", type=int, default=0, help="end when this process ends")
 
-    models = commands.add_parser("models", help="list the models that can be used", allow_abbrev=False)
-    models.set_defaults(run=_models)
-    models.add_argument("action", nargs="?", choices=["list"], default="list")
-    models.add_argument("--json", action="store_true", help="as JSON")
+    _add_models_parser(commands)
 
     option_list = commands.add_parser("options", help="every setting with its values in each preset", allow_abbrev=False)
     option_list.set_defaults(run=_options)
@@ -126,6 +127,27 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_doctor)
     doctor.add_argument("--json", action="store_true", help="as JSON")
     return parser
+
+
+def _add_models_parser(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    models = commands.add_parser("models", help="list, fetch, add, remove and check models", allow_abbrev=False)
+    models.set_defaults(run=_models)
+    actions = models.add_subparsers(dest="action", metavar="action", parser_class=_Parser)
+    for action, target, text in (
+        ("list", "", "every model, and whether it is here (the default)"),
+        ("download", "id", "fetch a model, or mend a damaged one; goes on where it stopped"),
+        ("add", "folder", "let a folder in Stable Diffusion's layout, or a .safetensors file, go by a name"),
+        ("remove", "id", "delete a fetched model, or forget an added one"),
+        ("check", "id", "compare every file of a model with its hash"),
+    ):
+        parser = actions.add_parser(action, help=text, allow_abbrev=False)
+        if target:
+            parser.add_argument("target", metavar=target)
+        if action == "add":
+            parser.add_argument("--name", default="", help="the id it will have (default: the folder's name)")
+        parser.add_argument("--json", action="store_true", help="JSON lines; the last one is done or failed")
+        parser.add_argument("--end-with-stdin", action="store_true", help="end when stdin ends (for Blender)")
+    models.add_argument("--json", action="store_true", help="JSON lines; the last one is done or failed")
 
 
 def _metavar(option: Option) -> str:
@@ -228,15 +250,78 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _models(arguments: argparse.Namespace) -> int:
-    from engine.guidance.model_table import is_installed, models
+    from engine.guidance.model_records import models_root
+    from engine.model_store import manage
 
-    rows = [{**asdict(model), "installed": is_installed(model)} for model in models().values()]
-    if arguments.json:
-        print(json.dumps(rows, indent=2))
+    bar = ProgressBar(sys.stderr)
+
+    def report(step: Step) -> None:
+        if arguments.json:
+            _print_json({"type": "progress", **asdict(step), "unit": "bytes"})
+        else:
+            text = f"{step.done / 1e6:,.0f} of {step.of / 1e6:,.0f} MB  {step.text}"
+            bar.show(Progress(job="", phase=step.phase, step=step.done >> 20, of=step.of >> 20, text=text))
+
+    def end(text: str, result: dict[str, object]) -> int:
+        bar.close()
+        if arguments.json:
+            _print_json({"type": "done", "text": text, "result": result})
+        else:
+            print(text)
         return 0
-    for row in rows:
-        print(f"{row['id']:<12} {'installed' if row['installed'] else '-':<10} {row['title']} ({row['licence']}). {row['note']}")
-    return 0
+
+    root = models_root()
+    if arguments.action in (None, "list"):
+        rows = manage.rows(root)
+        lines = [f"{row.model.id:<12} {row.origin or '-':<10} {row.model.title} ({row.model.licence}). {row.model.note}" for row in rows]
+        return end(
+            f"{len(rows)} models" if arguments.json else "\n".join(lines), {"models": [row.to_json() for row in rows], "folder": str(root)}
+        )
+    _end_early(arguments.end_with_stdin)
+    try:
+        if arguments.action == "download":
+            text = _download(arguments.target, root, report)
+        elif arguments.action == "add":
+            record = manage.add(Path(arguments.target), arguments.name, root, report)
+            text = f"{record.folder} is now called {record.id}. Use it: --model {record.id}"
+        elif arguments.action == "remove":
+            text = manage.remove(arguments.target, root)
+        else:
+            text = manage.check(arguments.target, root, report)
+    finally:
+        bar.close()
+    return end(text, {"id": arguments.target})
+
+
+def _download(name: str, root: Path, report: Callable[[Step], None]) -> str:
+    from engine.guidance.model_table import find_model
+    from engine.model_store.download import download
+
+    return download(find_model(name), root, report)
+
+
+def _end_early(with_stdin: bool) -> None:
+    """SIGTERM ends like Ctrl-C. With `with_stdin` the process also ends when its stdin does: Blender is gone then.
+
+    It may end at any moment: what is fetched lies in a folder of its own until it is whole.
+    """
+
+    def interrupted(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupted)
+
+    def follow() -> None:
+        while sys.stdin.buffer.read(4096):
+            pass
+        os._exit(CANCELLED_EXIT)
+
+    if with_stdin:
+        threading.Thread(target=follow, name="stdin", daemon=True).start()
+
+
+def _print_json(body: dict[str, object]) -> None:
+    print(json.dumps(body), flush=True)
 
 
 def _options(arguments: argparse.Namespace) -> int:

@@ -7,21 +7,31 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from engine.errors import UserError
+from engine.guidance.model_records import MODELS_VARIABLE as MODELS_VARIABLE
+from engine.guidance.model_records import Record, models_root, read_added
 from engine.guidance.vocabulary import Vocabulary, load_vocabulary
 
 ENGINE_FOLDER = Path(__file__).resolve().parent.parent
 TABLE_FILE = Path(__file__).resolve().parent / "models.toml"
 # The parts that together are a model of kind "stable-diffusion".
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
-# A folder that holds models by id, looked into before the hub's cache.
-MODELS_VARIABLE = "DREAMFUSION_MODELS"
+# The U-Net's extra inputs that this class fills in: none, or the pooled prompt that the U-Net itself takes from the embeddings.
+KNOWN_ADDITIONS = (None, "text")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A copy on the hub. `revision` is a commit, or "main"."""
+
+    repo: str
+    revision: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +42,8 @@ class Model:
     title: str
     kind: str
     path: str
-    sources: tuple[str, ...]
+    sources: tuple[Source, ...]
+    gated: bool
     licence: str
     download_mb: int
     vram_gb: float
@@ -83,41 +94,70 @@ def _row(name: str, row: dict[str, object]) -> Model:
         raise ValueError(f"models.{name} in models.toml must have the fields {sorted(wanted)}, got {sorted(row)}")
     if row["words"] not in _words():
         raise ValueError(f"models.{name}.words in models.toml is {row['words']!r}, but must be one of {sorted(_words())}")
-    return Model(id=name, **{**row, "sources": tuple(row["sources"])})  # type: ignore[arg-type]
+    sources = tuple(Source(*source.split("@")) for source in row["sources"])  # type: ignore[attr-defined]
+    return Model(id=name, **{**row, "sources": sources})  # type: ignore[arg-type]
 
 
 def find_model(name: str) -> Model:
-    """The model called `name`: an id of the table, or the path of a folder in Stable Diffusion's layout.
+    """The model called `name`: an id of the table or of an added model, a living hub id, or a folder in Stable Diffusion's layout.
 
     Raises:
-        UserError: code "model", listing the ids, if it is neither.
+        UserError: code "model", if it is none of these: with the replacement if it is a withdrawn hub id, else listing the ids.
     """
     known = models()
     if name in known:
         return known[name]
+    for model in known.values():
+        if any(source.repo == name for source in model.sources):
+            return model
+    added = read_added(models_root())
+    if name in added:
+        return added_model(added[name])
     folder = Path(name).expanduser()
     if folder.is_dir():
         for model in known.values():  # the shipped folder by its path is still the shipped model, with its words
             if model.path and folder.resolve() == (ENGINE_FOLDER / model.path).resolve():
                 return model
         check_parts(folder)
-        # A folder that brings a vocabulary was trained as Toybox is, by its script: it speaks Toybox's words and no others.
-        vocabulary = folder.resolve() / "vocabulary.json"
-        is_toy = vocabulary.is_file()
-        return Model(
-            id=str(folder), title=folder.name, kind="stable-diffusion", path=str(folder.resolve()), sources=(), licence="unknown",
-            download_mb=0, vram_gb=0.0 if is_toy else 8.0, resolution_px=64 if is_toy else 512, prediction_type="epsilon",
-            words="toybox" if is_toy else "photo", vocabulary=str(vocabulary) if is_toy else "", note="A local folder.",
-        )  # fmt: skip
+        return _local_model(str(folder), folder.name, folder.resolve())
+    refuse_withdrawn(name)
+    if name.endswith(".safetensors") and folder.is_file():
+        fix = f'Bring it into the models folder first: python -m engine models add "{folder}"'
+        raise UserError(f"{folder.name} is a single file, and a job needs the folder of a model.", fix, "model")
     raise UserError(
-        f"model is {name[:120]!r}, but must be one of {', '.join(known)} or a folder with a Stable Diffusion model.",
+        f"model is {name[:120]!r}, but must be one of {', '.join([*known, *added])} or a folder with a Stable Diffusion model.",
         f"Use --model {next(iter(known))}, which ships with the program.",
         "model",
     )
 
 
+def refuse_withdrawn(name: str) -> None:
+    """Raise UserError, code "withdrawn", with the replacement, if `name` is a hub id that its owner removed."""
+    withdrawn: dict[str, dict[str, str]] = _table()["withdrawn"]  # type: ignore[assignment]
+    if name in withdrawn:
+        use = models()[withdrawn[name]["use"]]
+        text = f"{name} was withdrawn from the hub by its owner in {withdrawn[name]['when']}."
+        raise UserError(text, f"Use {use.id} instead: {use.title}, from a living copy.", "withdrawn")
+
+
+def added_model(record: Record) -> Model:
+    """A folder that was added to the models folder's list, as a row of the table."""
+    return _local_model(record.id, record.title, Path(record.folder))
+
+
+def _local_model(name: str, title: str, folder: Path) -> Model:
+    # A folder that brings a vocabulary was trained as Toybox is, by its script: it speaks Toybox's words and no others.
+    vocabulary = folder / "vocabulary.json"
+    is_toy = vocabulary.is_file()
+    return Model(
+        id=name, title=title, kind="stable-diffusion", path=str(folder), sources=(), gated=False, licence="unknown",
+        download_mb=0, vram_gb=0.0 if is_toy else 8.0, resolution_px=64 if is_toy else 512, prediction_type="epsilon",
+        words="toybox" if is_toy else "photo", vocabulary=str(vocabulary) if is_toy else "", note="A local folder.",
+    )  # fmt: skip
+
+
 def model_folder(model: Model) -> Path:
-    """Where the model's five parts lie on this machine: shipped, in the folder DREAMFUSION_MODELS, or in the hub's cache.
+    """Where the model's five parts lie on this machine: shipped, added, in the models folder, or in the hub's cache.
 
     Raises:
         UserError: code "model", with how to get it, if it is nowhere.
@@ -125,18 +165,18 @@ def model_folder(model: Model) -> Path:
     if model.path:
         folder = ENGINE_FOLDER / model.path  # an absolute path stays as it is
         if not folder.is_dir():
-            raise UserError(f"The folder {folder} of model {model.id} is missing.", "Install the program again.", "model")
+            is_shipped = not Path(model.path).is_absolute()
+            fix = "Install the program again." if is_shipped else f"Put it back, or run: python -m engine models remove {model.id}"
+            raise UserError(f"The folder {folder} of model {model.id} is missing.", fix, "model")
         check_parts(folder)
         return folder
-    candidates = [Path(os.environ[MODELS_VARIABLE]).expanduser() / model.id] if os.environ.get(MODELS_VARIABLE) else []
-    candidates += [snapshot for source in model.sources if (snapshot := _cached(source))]
-    for folder in candidates:
+    cached = [snapshot for source in model.sources if (snapshot := _cached(source.repo))]
+    for folder in [models_root() / model.id, *cached]:
         if all((folder / part).is_dir() for part in PARTS):
             return folder
     raise UserError(
         f"Model {model.id} ({model.title}, {model.download_mb / 1000:.1f} GB, licence {model.licence}) is not on this machine.",
-        f'Run: hf download {model.sources[0]} --include "*/*.json" "*/*.txt" "*/*.fp16.safetensors" --exclude "safety_checker/*", '
-        "or give a folder with --model PATH.",
+        f"Run: python -m engine models download {model.id}, or give a folder with --model PATH.",
         "model",
     )
 
@@ -155,13 +195,13 @@ def free_prompt_models() -> list[str]:
     return [model.id for model in models().values() if model.takes_free_prompts]
 
 
-def _cached(source: str) -> Path | None:
+def _cached(repo: str) -> Path | None:
     """Newest snapshot of a hub id in the hub's cache, None if it was never fetched. Never goes online."""
     try:
         constants = importlib.import_module("huggingface_hub.constants")
     except ImportError:
         return None
-    snapshots = Path(constants.HF_HUB_CACHE) / f"models--{source.replace('/', '--')}" / "snapshots"
+    snapshots = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "snapshots"
     folders = sorted((path for path in snapshots.glob("*") if path.is_dir()), key=lambda path: path.stat().st_mtime)
     return folders[-1] if folders else None
 
@@ -173,5 +213,28 @@ def check_parts(folder: Path) -> None:
         raise UserError(
             f"The model folder {folder} lacks {', '.join(missing)}.",
             "Choose a folder in the layout of Stable Diffusion: tokenizer, text_encoder, unet, vae, scheduler.",
+            "model",
+        )
+
+
+def check_family(root: Path) -> None:
+    """Raise UserError, code "model", for a model whose U-Net or text encoder wants what Stable Diffusion's layout does not give it."""
+    try:
+        unet = json.loads((root / "unet" / "config.json").read_text(encoding="utf-8"))
+        addition = unet.get("addition_embed_type")
+        channels = (unet.get("in_channels"), unet.get("out_channels"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{root / 'unet' / 'config.json'} cannot be read.", "Fetch the model folder again.", "model") from error
+    if addition not in KNOWN_ADDITIONS or (root / "text_encoder_2").exists():
+        family = "of the SDXL family" if addition == "text_time" else f"one with the extra input {addition!r}"
+        raise UserError(
+            f"The model in {root} is {family}, which this version cannot use.",
+            "Choose a Stable Diffusion 1.x or 2.x folder.",
+            "model",
+        )
+    if channels[0] != channels[1]:
+        raise UserError(
+            f"The U-Net in {root} takes {channels[0]} channels and returns {channels[1]}, so it is an inpainting or upscaling model.",
+            "Choose a text-to-image model.",
             "model",
         )

@@ -6,7 +6,6 @@ Each part is loaded by its class, from safetensors alone, never from the network
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -25,12 +24,9 @@ from transformers.utils import logging as hf_logging
 
 from engine.errors import UserError
 from engine.guidance.denoiser import Denoiser, resize
-from engine.guidance.model_table import check_parts
+from engine.guidance.model_table import check_family, check_parts
 
 logger = logging.getLogger(__name__)
-
-# The U-Net's extra inputs that this class fills in: none, or the pooled prompt that the U-Net itself takes from the embeddings.
-KNOWN_ADDITIONS = (None, "text")
 
 
 class StableDiffusion(Denoiser):
@@ -71,7 +67,7 @@ class StableDiffusion(Denoiser):
         """
         root = Path(root)
         check_parts(root)
-        _check_family(root)
+        check_family(root)
         if dtype is None:
             dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
         hf_logging.disable_progress_bar()  # our own progress is on the terminal; theirs would tear it
@@ -173,26 +169,3 @@ def _weights(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     if names and all(".fp16." in name for name in names):
         arguments["variant"] = "fp16"
     return arguments
-
-
-def _check_family(root: Path) -> None:
-    """Refuse a model whose U-Net or text encoder wants what Stable Diffusion's layout does not give it."""
-    try:
-        unet = json.loads((root / "unet" / "config.json").read_text(encoding="utf-8"))
-        addition = unet.get("addition_embed_type")
-        channels = (unet.get("in_channels"), unet.get("out_channels"))
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{root / 'unet' / 'config.json'} cannot be read.", "Fetch the model folder again.", "model") from error
-    if addition not in KNOWN_ADDITIONS or (root / "text_encoder_2").exists():
-        family = "of the SDXL family" if addition == "text_time" else f"one with the extra input {addition!r}"
-        raise UserError(
-            f"The model in {root} is {family}, which this version cannot use.",
-            "Choose a Stable Diffusion 1.x or 2.x folder.",
-            "model",
-        )
-    if channels[0] != channels[1]:
-        raise UserError(
-            f"The U-Net in {root} takes {channels[0]} channels and returns {channels[1]}, so it is an inpainting or upscaling model.",
-            "Choose a text-to-image model.",
-            "model",
-        )

@@ -1,0 +1,202 @@
+"""The model hub: what files a copy of a model has, and their bytes. Uses huggingface_hub for addresses, tokens and errors.
+
+huggingface_hub's own download starts a file anew when it was interrupted and compares its size alone, so the files are fetched
+here: a part file is continued, and its hash is compared by the caller.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+# Before huggingface_hub is imported: it reads this once. Nothing about the user is sent along.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import httpx2
+from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import build_hf_headers
+
+from engine.errors import UserError
+from engine.guidance.model_table import PARTS, Source
+from engine.model_store.hashes import Progress
+
+# The weights' names in each part that has weights.
+WEIGHT_STEMS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+# Plain files: settings and the tokenizer's words. No Python, no pickles, nothing outside the parts.
+SETTINGS_FILE = re.compile(rf"(?:{'|'.join(PARTS)})/[\w.\-]+\.(?:json|txt)")
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
+HTTP_BUSY = (429, 500, 502, 503, 504)
+
+
+class SourceError(Exception):
+    """This copy cannot be had; another may. `text` follows the copy's name in a sentence. `is_gated`: it could be had with an access."""
+
+    def __init__(self, text: str, *, is_gated: bool = False) -> None:
+        super().__init__(text)
+        self.is_gated = is_gated
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """`sha256` of files in LFS (the weights), else `git_sha1`; the other is empty."""
+
+    path: str
+    size: int
+    sha256: str
+    git_sha1: str
+
+
+@dataclass(frozen=True)
+class RemoteModel:
+    """The files of one copy that we load, as they are at `commit`."""
+
+    repo: str
+    commit: str
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+
+class Hub:
+    """A hub at `endpoint`; left out, the one that huggingface_hub uses (HF_ENDPOINT names another, for example a mirror)."""
+
+    def __init__(self, endpoint: str = "") -> None:
+        self.endpoint = endpoint or constants.ENDPOINT
+        # It warns of each retry and of what it thinks of the token; what matters is told by our own errors.
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+    def find(self, source: Source) -> RemoteModel:
+        """The files of a copy. Raises: SourceError; UserError, code "offline", if the hub cannot be reached."""
+        try:
+            info = HfApi(endpoint=self.endpoint).model_info(source.repo, revision=source.revision, files_metadata=True)
+        except (HfHubHTTPError, httpx2.HTTPError, OfflineModeIsEnabled) as error:
+            raise self._explained(error, source) from error
+        files = [_remote_file(sibling) for sibling in info.siblings or []]
+        return RemoteModel(source.repo, str(info.sha), tuple(wanted_files(files)))
+
+    def fetch(self, remote: RemoteModel, file: RemoteFile, part: Path, progress: Progress) -> None:
+        """Fetch the rest of `file` to the end of `part`. A broken connection is tried again a few times.
+
+        Raises: SourceError; UserError, code "offline", if the hub cannot be reached; OSError if the file cannot be written.
+        """
+        url = hf_hub_url(remote.repo, file.path, revision=remote.commit, endpoint=self.endpoint)
+        # Not packed: only then do the bytes on disk tell where to go on.
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+        try:
+            with part.open("ab") as stream:
+                have = stream.tell()
+                http_get(url, _Counted(stream, progress, file.path), resume_size=have, headers=headers, expected_size=file.size)  # type: ignore[arg-type]
+        except (HfHubHTTPError, httpx2.HTTPError, OfflineModeIsEnabled) as error:
+            raise self._explained(error, Source(remote.repo, remote.commit), file.path) from error
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            # Its own check: the file has not the size it should have. The caller compares the hash and decides.
+
+    def _explained(self, error: Exception, source: Source, path: str = "") -> Exception:
+        """The hub's error as a sentence: SourceError if another copy may do, else UserError."""
+        if isinstance(error, OfflineModeIsEnabled):
+            return UserError("HF_HUB_OFFLINE is set, so nothing may be fetched.", "Unset it, then download again.", "offline")
+        if isinstance(error, GatedRepoError):
+            return SourceError("is given only to those who accepted its licence", is_gated=True)
+        if isinstance(error, (RepositoryNotFoundError, DisabledRepoError)):
+            return SourceError("is no longer on the hub, or was made private")
+        if isinstance(error, RevisionNotFoundError):
+            return SourceError(f"no longer has its revision {source.revision[:12]}")
+        if isinstance(error, RemoteEntryNotFoundError):
+            return SourceError(f"no longer has its file {path}")
+        if isinstance(error, HfHubHTTPError):
+            status = error.response.status_code
+            if status in (401, 403):
+                return SourceError("refuses the access token", is_gated=True)
+            if status in HTTP_BUSY:
+                return SourceError(f"is busy or out of order (HTTP {status}); try again in some minutes")
+            return SourceError(f"answers with HTTP {status}")
+        reason = str(error).strip() or type(error).__name__
+        fix = "Check the internet connection and download again; it goes on where it stopped."
+        return UserError(f"{self.endpoint} cannot be reached ({reason[:160].rstrip('.')}).", fix, "offline")
+
+
+class _Counted:
+    """A file that counts what is written. huggingface_hub rewinds it when a server will not continue a file."""
+
+    def __init__(self, stream: IO[bytes], progress: Progress, text: str) -> None:
+        self._stream, self._progress, self._text = stream, progress, text
+
+    def write(self, chunk: bytes) -> int:
+        self._progress.add(len(chunk), self._text)
+        return self._stream.write(chunk)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def seek(self, position: int) -> int:
+        return self._stream.seek(position)
+
+    def truncate(self) -> int:
+        at = self._stream.tell()
+        self._progress.add(at - self._stream.seek(0, os.SEEK_END), self._text)
+        self._stream.seek(at)
+        return self._stream.truncate()
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def wanted_files(files: list[RemoteFile]) -> list[RemoteFile]:
+    """The files of the five parts that we load: settings, the tokenizer's words, and safetensors, half precision where there is one.
+
+    Raises: SourceError if a part or its safetensors are missing.
+    """
+    by_path = {file.path: file for file in files}
+    chosen: list[RemoteFile] = []
+    for part in PARTS:
+        inside = [path for path in by_path if path.startswith(f"{part}/")]
+        settings = [path for path in inside if SETTINGS_FILE.fullmatch(path) and ".index." not in path]
+        if not settings:
+            raise SourceError(f"lacks {part}")
+        weights: list[str] = []
+        if part in WEIGHT_STEMS:
+            weights = _weights(part, inside)
+            if not weights:
+                is_pickle = any(path.endswith(PICKLE_SUFFIXES) for path in inside)
+                raise SourceError(f"offers {part} as a pickle only, which can run code" if is_pickle else f"lacks the weights of {part}")
+        chosen += [by_path[path] for path in (*settings, *weights)]
+    return chosen
+
+
+def _weights(part: str, inside: list[str]) -> list[str]:
+    """Paths of the safetensors, with their index if they are in several pieces."""
+    stem = re.escape(f"{part}/{WEIGHT_STEMS[part]}")
+    for variant in (r"\.fp16", ""):
+        whole = re.compile(rf"{stem}{variant}\.safetensors")
+        pieces = re.compile(rf"{stem}(?:{variant}-\d+-of-\d+|-\d+-of-\d+{variant})\.safetensors")
+        index = re.compile(rf"{stem}\.safetensors\.index{variant}\.json")
+        found = [path for path in inside if whole.fullmatch(path)]
+        if not found and (found := [path for path in inside if pieces.fullmatch(path)]):
+            found += [path for path in inside if index.fullmatch(path)]
+        if found:
+            return found
+    return []
+
+
+def _remote_file(sibling: Any) -> RemoteFile:
+    sha256 = sibling.lfs.sha256 if sibling.lfs is not None else ""
+    return RemoteFile(sibling.rfilename, int(sibling.size or 0), sha256, "" if sha256 else str(sibling.blob_id or ""))

@@ -1,0 +1,69 @@
+"""Whether a model's folder is whole and safe to load, without loading anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from engine.errors import UserError
+from engine.guidance.model_table import PARTS, check_family, check_parts
+from engine.model_store.hub import PICKLE_SUFFIXES, WEIGHT_STEMS
+
+# The header of Stable Diffusion's U-Net has about 100 kB; the format itself allows 100 MB.
+MAX_HEADER_BYTES = 100_000_000
+
+
+def part_files(folder: Path) -> list[Path]:
+    """What we load of a model: settings, words and safetensors directly inside the five parts, sorted."""
+    inside = [path for part in PARTS for path in (folder / part).glob("*") if path.is_file()]
+    return sorted(path for path in inside if path.suffix in (".json", ".txt", ".safetensors"))
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UserError, code "model", unless `folder` is a text-to-image model in Stable Diffusion's layout that is whole and safe."""
+    check_parts(folder)
+    for part, _stem in WEIGHT_STEMS.items():
+        names = [path.name for path in (folder / part).glob("*")]
+        if code := [name for name in names if name.endswith(".py")]:
+            raise UserError(
+                f"{folder / part} holds Python code ({code[0]}), so its weights need code that this program never runs.",
+                "Choose a model whose folder holds weights and settings only.",
+                "model",
+            )
+        if not any(name.endswith(".safetensors") for name in names):
+            has_pickle = any(name.endswith(PICKLE_SUFFIXES) for name in names)
+            text = f"{folder / part} holds its weights as a pickle only, which can run code." if has_pickle else ""
+            fix = "Get the model with .safetensors files, or convert it where that is safe."
+            raise UserError(text or f"{folder / part} holds no .safetensors file.", fix, "model")
+    check_family(folder)
+    for path in part_files(folder):
+        if path.suffix == ".safetensors":
+            read_header(path)
+        elif path.suffix == ".json":
+            _check_json(path)
+
+
+def read_header(path: Path) -> dict[str, dict[str, object]]:
+    """Tensor name to its dtype, shape and place, of a safetensors file; nothing else is read.
+
+    Raises: UserError, code "model", if it is no such file, or is cut off.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        n_header = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(n_header)) if 0 < n_header <= MAX_HEADER_BYTES else None
+            tensors = {name: dict(entry) for name, entry in header.items() if name != "__metadata__"}  # type: ignore[union-attr]
+            end = 8 + n_header + max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+            raise UserError(f"{path} is no safetensors file, or its beginning is damaged.", "Fetch it again.", "model") from error
+    if size < end:
+        raise UserError(f"{path} is cut off: it has {size:,} of {end:,} bytes.", "Fetch it again.", "model")
+    return tensors
+
+
+def _check_json(path: Path) -> None:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON.", "Fetch the model folder again.", "model") from error

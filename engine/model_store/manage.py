@@ -1,0 +1,190 @@
+"""Models on this machine: list, add a folder, remove, check. Offline."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from engine.errors import UserError
+from engine.guidance.model_records import DOWNLOADING_NAME, Record, read_added, read_record, write_added
+from engine.guidance.model_table import ENGINE_FOLDER, Model, added_model, find_model, model_folder, models
+from engine.model_store.hashes import Progress, damaged, git_sha1_of, record_files, sha256_of
+from engine.model_store.layout import check_folder, part_files
+from engine.model_store.progress import Report, silent
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,59}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A model and how it stands on this machine.
+
+    origin: "shipped", "downloaded", "added", "hub cache", or "" while it is not here.
+    can_remove: whether `remove` does something. partial_bytes: of a download that is not whole yet.
+    """
+
+    model: Model
+    origin: str
+    folder: str
+    size_bytes: int
+    partial_bytes: int
+    can_remove: bool
+
+    def to_json(self) -> dict[str, object]:
+        """Flat: the table's fields and these; "installed" says whether a job can use it."""
+        body = {name: value for name, value in asdict(self).items() if name != "model"}
+        return {**asdict(self.model), "installed": bool(self.origin), **body}
+
+
+def rows(root: Path) -> list[Row]:
+    """Every model of the table and every added one."""
+    added = read_added(root)
+    return [_row(model, root) for model in (*models().values(), *(added_model(record) for record in added.values()))]
+
+
+def _row(model: Model, root: Path) -> Row:
+    partial = _size(root / DOWNLOADING_NAME / model.id)
+    try:
+        folder = model_folder(model)
+    except UserError:
+        is_added = bool(model.path) and Path(model.path).is_absolute()  # its folder is gone; the entry can be removed
+        return Row(model=model, origin="", folder="", size_bytes=0, partial_bytes=partial, can_remove=partial > 0 or is_added)
+    origin = _origin(model, folder, root)
+    size = sum(path.stat().st_size for path in part_files(folder))
+    can_remove = origin in ("downloaded", "added")
+    return Row(model=model, origin=origin, folder=str(folder), size_bytes=size, partial_bytes=partial, can_remove=can_remove)
+
+
+def _origin(model: Model, folder: Path, root: Path) -> str:
+    if model.path:
+        return "added" if Path(model.path).is_absolute() else "shipped"
+    return "downloaded" if folder.parent == root else "hub cache"
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def add(given: Path, name: str, root: Path, report: Report = silent) -> Record:
+    """Let a folder in Stable Diffusion's layout go by a name. It stays where it is; the hashes of its files are kept.
+
+    Args:
+        given: the folder.
+        name: the id it will have; "" takes the folder's own name.
+    Raises: UserError, code "model", if the folder is no such model, is damaged or unsafe, or the name is taken.
+    """
+    folder = given.expanduser().resolve()
+    if not folder.exists():
+        raise UserError(f"There is nothing at {folder}.", "Choose the folder of a model.", "model")
+    added = read_added(root)
+    name = free_name(name or folder.stem, added)
+    if folder.is_file():
+        from engine.model_store.single_file import unpack
+
+        folder = unpack(folder, root / name, report)
+    check_folder(folder)
+    record = Record(name, given.stem, str(folder), "", record_files(folder, part_files(folder), report))
+    write_added(root, {**added, name: record})
+    return record
+
+
+def free_name(wanted: str, added: dict[str, Record]) -> str:
+    """`wanted` as an id: lower case, spaces as "-". Raises: UserError, code "model", if it cannot be one or is taken."""
+    name = re.sub(r"\s+", "-", wanted.strip().lower())
+    if not NAME.fullmatch(name):
+        text = f"{wanted[:60]!r} cannot be the name of a model: letters a to z, digits, dots and dashes, at most 60, are allowed."
+        raise UserError(text, "Say another: --name my-model", "model")
+    if name in models() or name in added:
+        fix = "Say another: --name my-model" if name in models() else f"Say another, or first: python -m engine models remove {name}"
+        raise UserError(f"There is a model called {name} already.", fix, "model")
+    return name
+
+
+def remove(name: str, root: Path) -> str:
+    """Delete a fetched model, or what there is of it; forget an added one, whose folder stays. Returns what was done.
+
+    Raises: UserError, code "model", if it is unknown, not here, ships with the program, or lies in the hub's cache.
+    """
+    added = read_added(root)
+    if name in added:
+        record = added.pop(name)
+        write_added(root, added)
+        if Path(record.folder) == root / name:  # made by `add` from a single file: ours
+            return f"{record.title} is deleted; {_delete(root / name, root) / 1e9:.1f} GB are free again."
+        return f"{name} is off the list. Its folder stays: {record.folder}"
+    model = find_model(name)
+    folder, staging = root / model.id, root / DOWNLOADING_NAME / model.id
+    if folder.is_symlink():
+        folder.unlink()
+        return f"{model.title} is off the list; what the link led to stays."
+    if model.id in models() and (read_record(folder) is not None or staging.exists()):
+        freed = _delete(folder, root) + _delete(staging, root)
+        return f"{model.title} is deleted; {freed / 1e9:.1f} GB are free again."
+    if model.path:
+        raise UserError(f"{model.title} ships with the program and cannot be removed.", "", "model")
+    there = model_folder(model)  # says so if it is nowhere
+    if there.parent == root:
+        raise UserError(f"{there} was not made by a download, so it is left alone.", "Delete the folder yourself.", "model")
+    raise UserError(f"{model.title} lies in the hub's cache, which other programs use too.", f"Delete it there: {there}", "model")
+
+
+def _delete(folder: Path, root: Path) -> int:
+    """Delete a folder of ours, under its name at once and for good after that; returns its bytes."""
+    if not folder.exists():
+        return 0
+    freed = _size(folder)
+    doomed = root / DOWNLOADING_NAME / f"{folder.name}.removed"
+    doomed.parent.mkdir(exist_ok=True)
+    shutil.rmtree(doomed, ignore_errors=True)  # of a removal that was killed
+    try:
+        os.replace(folder, doomed)
+        shutil.rmtree(doomed)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be deleted ({error.strerror or error}).", "Close what uses it, then remove it again.", "disk"
+        ) from error
+    return freed
+
+
+def check(name: str, root: Path, report: Report = silent) -> str:
+    """Compare every file of a model with the hash it had when it came; loads nothing. Returns what was found to be well.
+
+    Raises: UserError: code "model" if it is not here or its folder is wrong, "damaged" naming the files.
+    """
+    model = find_model(name)
+    folder = model_folder(model)
+    record = read_added(root).get(model.id) or read_record(folder)
+    if record is not None:
+        how = "as they were when they came"
+        problems = damaged(folder, record.files, report)
+    else:
+        problems = _unlike_blobs(folder, report)
+        how = "as the hub's cache says" if _origin(model, folder, root) == "hub cache" else "whole; there is no record of their hashes"
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(f"Model {model.id} is damaged: {'; '.join(problems[:3])}{more}.", _mend(model, folder, root), "damaged")
+    check_folder(folder)
+    return f"{model.title}: all {len(part_files(folder))} files are {how}."
+
+
+def _unlike_blobs(folder: Path, report: Report) -> list[str]:
+    """Files of the hub's cache whose content is not what their blob is named after. Files elsewhere have no such names."""
+    linked = [(path, path.resolve().name) for path in part_files(folder) if path.is_symlink()]
+    progress = Progress("check", sum(path.stat().st_size for path, _ in linked), report)
+    problems = []
+    for path, blob in linked:
+        digest = sha256_of if len(blob) == 64 else git_sha1_of if len(blob) == 40 else None
+        if digest is not None and digest(path, progress) != blob:
+            problems.append(f"{path.relative_to(folder).as_posix()} has another content than it had")
+    return problems
+
+
+def _mend(model: Model, folder: Path, root: Path) -> str:
+    if folder.parent == root and model.sources:
+        return f"This fetches what is damaged, and no more: python -m engine models download {model.id}"
+    if folder.is_relative_to(ENGINE_FOLDER):
+        return "Install the program again."
+    return f"Fetch the files again; if the change was yours: python -m engine models remove {model.id}, then add it again."
