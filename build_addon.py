@@ -4,8 +4,7 @@
     python build_addon.py --install FOLDER        the same, and unpacked into a Blender user folder (its "extensions" folder's parent)
     python build_addon.py --repository DIR        the same, and a static extension repository (zip, index.json, index.html) in DIR
 
-The standard library is enough to build. Where a bpy wheel is installed for this Python, the stand-alone tool inside it checks the
-manifest as Blender itself would; --repository needs it.
+The standard library is enough. Where a bpy wheel is installed for this Python, Blender's own tool inside it checks the zip once more.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ import argparse
 import fnmatch
 import importlib.util
 import os
-import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +20,9 @@ import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
+
+from scripts.addon_manifest import manifest_faults
+from scripts.extension_repository import write_repository
 
 ROOT = Path(__file__).resolve().parent
 MANIFEST = "blender_manifest.toml"
@@ -42,22 +42,14 @@ class BuildError(Exception):
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
-    """The manifest; its few rules that Blender refuses a zip for are checked here too. Raises: BuildError."""
+    """The manifest; checked by every rule that Blender has for it. Raises: BuildError."""
     try:
         manifest = tomllib.loads((root / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise BuildError(f"{root / MANIFEST} cannot be read: {error}") from error
-    for name in ("schema_version", "id", "version", "name", "tagline", "maintainer", "type", "blender_version_min", "license"):
-        if not manifest.get(name):
-            raise BuildError(f"{MANIFEST} lacks {name}.")
-    if not re.fullmatch(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?", manifest["version"]):
-        raise BuildError(f"version is {manifest['version']!r}, but must be like 0.1.0.")
-    tagline = manifest["tagline"]
-    if len(tagline) > 64 or not (tagline[-1].isalnum() or tagline[-1] in ")]}"):
-        raise BuildError(f"tagline must be at most 64 characters and end without a full stop; it has {len(tagline)}: {tagline!r}.")
-    for name, reason in manifest.get("permissions", {}).items():
-        if len(reason) > 64 or reason.endswith("."):
-            raise BuildError(f"the reason of permission {name} must be at most 64 characters and end without a full stop.")
+    faults = manifest_faults(manifest)
+    if faults:
+        raise BuildError(f"{MANIFEST}: {' '.join(faults)}")
     return manifest
 
 
@@ -125,7 +117,7 @@ def find_blender_tool() -> Path | None:
 
 
 def run_blender_tool(*arguments: str) -> str:
-    """Raises: BuildError if the tool is missing or finds a fault."""
+    """What the tool prints. Raises: BuildError if it is missing or finds a fault."""
     tool = find_blender_tool()
     if tool is None:
         raise BuildError("This needs the tool inside the bpy wheel. Install bpy for this Python, or use: blender --command extension.")
@@ -159,13 +151,6 @@ def install(archive: Path, user_folder: Path) -> Path:
     return target
 
 
-def write_repository(archive: Path, folder: Path) -> None:
-    """A folder that any web server can serve as an extension repository."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(archive, folder / archive.name)
-    run_blender_tool("server-generate", f"--repo-dir={folder}", "--html")
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=ROOT / "dist", help="where the zip goes")
@@ -174,15 +159,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         archive = build_zip(ROOT, options.output_dir)
-        checked = "validated" if validate(archive) else "not validated: no bpy wheel in this Python"
+        checked = "validated, also by Blender's own tool" if validate(archive) else "validated"
         print(f"{archive} ({archive.stat().st_size / 1e6:.1f} MB, {checked})")
         if not (ROOT / WEIGHTS).is_dir():
             print(f"Warning: {WEIGHTS} is missing, so the zip brings no model.")
         if options.install:
             print(f"Installed in {install(archive, options.install.expanduser())}; enable DreamFusion in Blender's preferences")
         if options.repository:
-            write_repository(archive, options.repository)
-            print(f"Repository in {options.repository}")
+            index = write_repository(archive, read_manifest(ROOT), options.repository)
+            print(f"Repository in {options.repository}; its address for Blender is that of {index.name}")
     except (BuildError, OSError) as error:
         print(f"build_addon: {error}", file=sys.stderr)
         return 2

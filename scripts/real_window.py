@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +24,12 @@ from pathlib import Path
 
 # Debian's suites and the Blender that each brings: the oldest of today's that we support, and the newest.
 SUITES = {"trixie": "4.3", "sid": "5.2"}
-PACKAGES = "blender xvfb xdotool libgl1-mesa-dri libegl1 procps ca-certificates python3-numpy python3-requests python3-cattr python3-zstandard"
+PACKAGES = (
+    *("blender", "xvfb", "xdotool", "libgl1-mesa-dri", "libegl1", "procps", "ca-certificates"),
+    *("python3-numpy", "python3-requests", "python3-cattr", "python3-zstandard"),
+)
 FETCH_TIMEOUT_S = 900.0
-SCREEN = "1600x1000x24"
+SCREEN_SIZE = (1280, 900)
 # Drawn by the CPU, on one thread: a test must not take a whole machine.
 DRAWING = {"LIBGL_ALWAYS_SOFTWARE": "1", "LP_NUM_THREADS": "1", "LANG": "C.UTF-8"}
 
@@ -41,7 +46,7 @@ exec chroot "$root" "$@"
 """
 
 
-class NoWindow(Exception):
+class NoWindowError(Exception):
     """Why there is none: a sentence with what to do about it."""
 
 
@@ -72,15 +77,20 @@ class Place:
         return program
 
     @contextmanager
-    def screen(self) -> Iterator[dict[str, str]]:
-        """A virtual screen while it lasts; gives the environment that leads to it. The server finds a free number by itself."""
-        arguments = ["Xvfb", "-displayfd", "1", "-screen", "0", SCREEN, "+extension", "GLX", "-nolisten", "tcp"]
-        with subprocess.Popen(self.command(arguments, [], {}), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+    def screen(self, folder: Path) -> Iterator[dict[str, str]]:
+        """A virtual screen while it lasts; gives the environment that leads to it. The server finds a free number by itself.
+
+        What the screen shows is at every moment in `folder`/Xvfb_screen0 (X's own window dump; see `read_screen`).
+        """
+        size = "{}x{}x24".format(*SCREEN_SIZE)
+        arguments = ["Xvfb", "-displayfd", "1", "-screen", "0", size, "-fbdir", str(folder), "+extension", "GLX", "-nolisten", "tcp"]
+        command = self.command(arguments, [folder], {})
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
             try:
                 assert server.stdout is not None
                 number = server.stdout.readline().strip()
                 if not number:
-                    raise NoWindow(f"{self.name}: Xvfb did not start. Try it by hand: Xvfb :99")
+                    raise NoWindowError(f"{self.name}: Xvfb did not start. Try it by hand: Xvfb :99")
                 yield {"DISPLAY": f":{number}"}
             finally:
                 server.terminate()
@@ -90,39 +100,49 @@ def _assignments(environment: dict[str, str]) -> list[str]:
     return [f"{name}={value}" for name, value in environment.items()]
 
 
+def read_screen(folder: Path) -> tuple[int, int, bytes]:
+    """Width, height and pixels (BGRX, rows from the top) of the virtual screen whose dump is in `folder`."""
+    dump = (folder / "Xvfb_screen0").read_bytes()
+    header = struct.unpack(">25I", dump[:100])
+    header_bytes, width, height, line_bytes, n_colours = header[0], header[4], header[5], header[12], header[19]
+    start = header_bytes + 12 * n_colours
+    rows = (dump[start + row * line_bytes : start + row * line_bytes + 4 * width] for row in range(height))
+    return width, height, b"".join(rows)
+
+
 def fetched_folder() -> Path:
     return Path(os.environ.get("DREAMFUSION_WINDOWS") or Path.home() / ".cache" / "dreamfusion-windows")
 
 
 def own_place() -> Place:
-    """This machine's own Blender. Raises: NoWindow."""
+    """This machine's own Blender. Raises: NoWindowError."""
     blender = os.environ.get("BLENDER") or shutil.which("blender")
     if not blender:
-        raise NoWindow("There is no blender on the PATH. Install one, or name it in BLENDER.")
+        raise NoWindowError("There is no blender on the PATH. Install one, or name it in BLENDER.")
     if not shutil.which(blender):
-        raise NoWindow(f"BLENDER names {blender}, which cannot be run. Correct it, or unset it.")
+        raise NoWindowError(f"BLENDER names {blender}, which cannot be run. Correct it, or unset it.")
     missing = [name for name in ("Xvfb", "xdotool") if not shutil.which(name)]
     if missing:
-        raise NoWindow(f"{' and '.join(missing)} is missing. Install the packages xvfb and xdotool.")
+        raise NoWindowError(f"{' and '.join(missing)} is missing. Install the packages xvfb and xdotool.")
     return Place("own", blender)
 
 
 def fetched_place(suite: str) -> Place:
-    """A Blender fetched earlier. Raises: NoWindow."""
+    """A Blender fetched earlier. Raises: NoWindowError."""
     root = fetched_folder() / suite
     if not (root / ".ready").exists():
-        raise NoWindow(f"Blender {SUITES[suite]} of Debian {suite} is not fetched. Run: python scripts/real_window.py fetch")
+        raise NoWindowError(f"Blender {SUITES[suite]} of Debian {suite} is not fetched. Run: python scripts/real_window.py fetch")
     _check_rights()
     return Place(suite, "blender", root)
 
 
 def _check_rights() -> None:
-    """Raises: NoWindow where folders cannot be mounted and changed into."""
+    """Raises: NoWindowError where folders cannot be mounted and changed into."""
     if sys.platform != "linux" or os.geteuid() != 0:
-        raise NoWindow("A fetched Blender needs Linux and root. Or install blender, xvfb and xdotool.")
+        raise NoWindowError("A fetched Blender needs Linux and root. Or install blender, xvfb and xdotool.")
     done = subprocess.run(["unshare", "--mount", "--propagation", "private", "true"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise NoWindow(f"This machine does not let root mount folders ({done.stderr.strip()}). Or install blender, xvfb and xdotool.")
+        raise NoWindowError(f"This machine does not let root mount folders ({done.stderr.strip()}). Or install blender, xvfb and xdotool.")
 
 
 def places(fetch_missing: bool = False) -> tuple[list[Place], list[str]]:
@@ -130,7 +150,7 @@ def places(fetch_missing: bool = False) -> tuple[list[Place], list[str]]:
     reasons = []
     try:
         return [own_place()], []
-    except NoWindow as reason:
+    except NoWindowError as reason:
         reasons.append(str(reason))
     found = []
     for suite in SUITES:
@@ -138,13 +158,13 @@ def places(fetch_missing: bool = False) -> tuple[list[Place], list[str]]:
             if fetch_missing:
                 fetch(suite)
             found.append(fetched_place(suite))
-        except NoWindow as reason:
+        except NoWindowError as reason:
             reasons.append(str(reason))
     return found, list(dict.fromkeys(reasons))
 
 
 def fetch(suite: str) -> None:
-    """Make the small system with Blender in it, if it is not there yet. Raises: NoWindow."""
+    """Make the small system with Blender in it, if it is not there yet. Raises: NoWindowError."""
     root = fetched_folder() / suite
     if (root / ".ready").exists():
         return
@@ -162,18 +182,18 @@ def fetch(suite: str) -> None:
     place = Place(suite, "blender", root)
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     _run(place.command(["apt-get", "update", "-q"], [], quiet))
-    _run(place.command(["apt-get", "install", "-y", "-q", "--no-install-recommends", *PACKAGES.split()], [], quiet))
+    _run(place.command(["apt-get", "install", "-y", "-q", "--no-install-recommends", *PACKAGES], [], quiet))
     (root / ".ready").touch()
 
 
 def _debian_mirror() -> str:
-    """The mirror that this machine itself uses. Raises: NoWindow on anything but Debian."""
+    """The mirror that this machine itself uses. Raises: NoWindowError on anything but Debian."""
     try:
         is_debian = "\nID=debian\n" in "\n" + Path("/etc/os-release").read_text()
     except OSError:
         is_debian = False
     if not is_debian:
-        raise NoWindow("A Blender can be fetched on Debian only. Install blender, xvfb and xdotool.")
+        raise NoWindowError("A Blender can be fetched on Debian only. Install blender, xvfb and xdotool.")
     for path in (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list")):
         for line in path.read_text().splitlines() if path.exists() else []:
             words = [word for word in line.split() if not word.startswith("[")]
@@ -197,10 +217,10 @@ def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=FETCH_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
-        raise NoWindow(f"Fetching took longer than {FETCH_TIMEOUT_S / 60:.0f} minutes. Try again with a faster network.") from error
+        raise NoWindowError(f"Fetching took longer than {FETCH_TIMEOUT_S / 60:.0f} minutes. Try again with a faster network.") from error
     if done.returncode != 0:
         last = (done.stdout + done.stderr).strip().splitlines()[-1:]
-        raise NoWindow(f"A Blender could not be fetched: {' '.join(command[:1] + last)}. Install blender, xvfb and xdotool.")
+        raise NoWindowError(f"A Blender could not be fetched: {' '.join(command[:1] + last)}. Install blender, xvfb and xdotool.")
 
 
 def main() -> int:
@@ -217,7 +237,7 @@ def main() -> int:
     if place is None:
         print("\n".join([f"There is no Blender called {options.name}.", *reasons]), file=sys.stderr)
         return 2
-    with place.screen() as screen:
+    with tempfile.TemporaryDirectory() as folder, place.screen(Path(folder)) as screen:
         here = Path.cwd()
         command = place.command(options.arguments, [here], {**screen, "HOME": str(here)})
         return subprocess.run(command, check=False).returncode

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scripts.real_window import Place
+from PIL import Image
+
+from scripts.real_window import SCREEN_SIZE, Place, read_screen
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSWERING = Path(__file__).with_name("answering.py")
 # The first frame of a window that a CPU draws takes its time.
 START_TIMEOUT_S = 120.0
-SIZE = (1280, 900)
 # Rows of buttons are 20 pixels high; half of one finds each.
 SCAN_STEP_PX = 9
 # The mouse must rest before Blender draws the button under it as touched.
@@ -68,21 +69,13 @@ class Window:
         return (self.folder / "blender.log").read_text(errors="replace")
 
     def screenshot(self, path: Path, part: str = "window") -> Path:
-        """Save what the window shows; `part`: "window", or "sidebar" for the 3D view's sidebar alone."""
-        whole = self.folder / "shot.png"
-        self.ask("bpy.context.window_manager.windows[0].screen.areas[0].tag_redraw()")
-        self.ask(
-            f"with bpy.context.temp_override(window=bpy.context.window_manager.windows[-1]):\n"
-            f"    bpy.ops.screen.screenshot(filepath={str(whole)!r})"
-        )
+        """Save what the screen shows; `part`: "window", or "sidebar" for the 3D view's sidebar alone."""
+        time.sleep(0.5)  # what was just changed is drawn with the next frame
+        width, height, pixels = read_screen(self.folder)
+        screen = Image.frombuffer("RGB", (width, height), pixels, "raw", "BGRX", 0, 1)
+        left, top, width, height = self.sidebar() if part == "sidebar" else (0, 0, width, height)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if part == "window":
-            path.write_bytes(whole.read_bytes())
-            return path
-        from PIL import Image
-
-        x, y, width, height = self.sidebar()
-        Image.open(whole).crop((x, y, x + width, y + height)).save(path, optimize=True)
+        screen.crop((left, top, left + width, top + height)).save(path, optimize=True)
         return path
 
     def open_tab(self, name: str = "DreamFusion") -> None:
@@ -130,7 +123,7 @@ class Window:
 def open_window(place: Place, folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> Iterator[Window]:
     """A Blender with its own fresh user folder under `folder`; closed at the end."""
     folder.mkdir(parents=True, exist_ok=True)
-    with place.screen() as screen, (folder / "blender.log").open("wb") as log:
+    with place.screen(folder) as screen, (folder / "blender.log").open("wb") as log:
         inside = {
             **screen,
             "HOME": str(folder),
@@ -139,7 +132,7 @@ def open_window(place: Place, folder: Path, *arguments: str, environment: dict[s
             "OMP_NUM_THREADS": "1",
             **(environment or {}),
         }
-        geometry = ["--window-geometry", "0", "0", str(SIZE[0]), str(SIZE[1])]
+        geometry = ["--window-geometry", "0", "0", *map(str, SCREEN_SIZE)]
         command = [place.blender, "--no-window-focus", *geometry, "--threads", "1", *arguments, "--python", str(ANSWERING)]
         process = subprocess.Popen(
             place.command(command, [ROOT, folder], inside), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL

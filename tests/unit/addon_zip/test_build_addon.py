@@ -56,12 +56,8 @@ def test_blenders_own_build_packs_the_same_files(checkout, tmp_path):
 
 
 @pytest.mark.skipif(build_addon.find_blender_tool() is None, reason="no bpy wheel for this Python")
-def test_the_real_zip_is_valid_for_blender_and_the_repository_lists_it(tmp_path):
-    archive = build_zip(ROOT, tmp_path)
-    assert build_addon.validate(archive)
-    build_addon.write_repository(archive, tmp_path / "repository")
-    index = (tmp_path / "repository" / "index.json").read_text()
-    assert '"id": "blender_dreamfusion"' in index and archive.name in index
+def test_the_real_zip_is_valid_for_blender(tmp_path):
+    assert build_addon.validate(build_zip(ROOT, tmp_path))
 
 
 def test_real_zip_has_only_known_names_at_its_top():
@@ -94,20 +90,16 @@ def edit_manifest(root: Path, pattern: str, replacement: str) -> None:
     path.write_text(text)
 
 
-@pytest.mark.parametrize(
-    ("pattern", "replacement", "words"),
-    [
-        ('version = "[^"]*"\nname', 'version = "1.0"\nname', "version is '1.0'"),
-        ('tagline = "[^"]*"', 'tagline = "It makes things."', "without a full stop"),
-        ('tagline = "[^"]*"', f'tagline = "{"x" * 65}"', "it has 65"),
-        ('maintainer = "[^"]*"\n', "", "lacks maintainer"),
-        ('files = "[^"]*"', f'files = "{"x" * 65}"', "permission files"),
-        ("schema_version", "schema version", "cannot be read"),
-    ],
-)
-def test_a_manifest_that_blender_would_refuse_is_refused(checkout, pattern, replacement, words):
-    edit_manifest(checkout, pattern, replacement)
-    with pytest.raises(BuildError, match=words):
+def test_a_manifest_that_cannot_be_read_is_refused(checkout):
+    edit_manifest(checkout, "schema_version", "schema version")
+    with pytest.raises(BuildError, match="cannot be read"):
+        read_manifest(checkout)
+
+
+def test_a_manifest_with_faults_is_refused_with_all_of_them(checkout):
+    edit_manifest(checkout, 'tagline = "[^"]*"', 'tagline = "It makes things."')
+    edit_manifest(checkout, 'maintainer = "[^"]*"\n', "")
+    with pytest.raises(BuildError, match="maintainer is missing. tagline must end without a full stop"):
         read_manifest(checkout)
 
 
