@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 # Before huggingface_hub is imported: it reads this once. Nothing about the user is sent along.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -28,8 +29,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from engine.errors import UserError
 from engine.guidance.model_table import PARTS, Source
@@ -40,7 +40,13 @@ WEIGHT_STEMS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae
 # Plain files: settings and the tokenizer's words. No Python, no pickles, nothing outside the parts.
 SETTINGS_FILE = re.compile(rf"(?:{'|'.join(PARTS)})/[\w.\-]+\.(?:json|txt)")
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
+PARTIAL_CONTENT = 206
 HTTP_BUSY = (429, 500, 502, 503, 504)
+
+# No byte for this long is a broken connection.
+TIMEOUT_S = 20.0
+RETRIES = 3
+RETRY_WAIT_S = 1.0
 
 
 class SourceError(Exception):
@@ -92,23 +98,23 @@ class Hub:
         return RemoteModel(source.repo, str(info.sha), tuple(wanted_files(files)))
 
     def fetch(self, remote: RemoteModel, file: RemoteFile, part: Path, progress: Progress) -> None:
-        """Fetch the rest of `file` to the end of `part`. A broken connection is tried again a few times.
+        """Fetch the rest of `file` to the end of `part`. A broken connection is taken up again; RETRIES times without a byte is the end.
 
         Raises: SourceError; UserError, code "offline", if the hub cannot be reached; OSError if the file cannot be written.
         """
         url = hf_hub_url(remote.repo, file.path, revision=remote.commit, endpoint=self.endpoint)
-        # Not packed: only then do the bytes on disk tell where to go on.
-        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-        try:
-            with part.open("ab") as stream:
-                have = stream.tell()
-                http_get(url, _Counted(stream, progress, file.path), resume_size=have, headers=headers, expected_size=file.size)  # type: ignore[arg-type]
-        except (HfHubHTTPError, httpx2.HTTPError, OfflineModeIsEnabled) as error:
-            raise self._explained(error, Source(remote.repo, remote.commit), file.path) from error
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            # Its own check: the file has not the size it should have. The caller compares the hash and decides.
+        n_left = RETRIES
+        while True:
+            before = progress.done
+            try:
+                return _append(url, file, part, progress)
+            except (HfHubHTTPError, OfflineModeIsEnabled) as error:
+                raise self._explained(error, Source(remote.repo, remote.commit), file.path) from error
+            except httpx2.HTTPError as error:
+                n_left = RETRIES if progress.done > before else n_left - 1
+                if n_left == 0:
+                    raise self._explained(error, Source(remote.repo, remote.commit), file.path) from error
+                time.sleep(RETRY_WAIT_S)
 
     def _explained(self, error: Exception, source: Source, path: str = "") -> Exception:
         """The hub's error as a sentence: SourceError if another copy may do, else UserError."""
@@ -134,30 +140,23 @@ class Hub:
         return UserError(f"{self.endpoint} cannot be reached ({reason[:160].rstrip('.')}).", fix, "offline")
 
 
-class _Counted:
-    """A file that counts what is written. huggingface_hub rewinds it when a server will not continue a file."""
-
-    def __init__(self, stream: IO[bytes], progress: Progress, text: str) -> None:
-        self._stream, self._progress, self._text = stream, progress, text
-
-    def write(self, chunk: bytes) -> int:
-        self._progress.add(len(chunk), self._text)
-        return self._stream.write(chunk)
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-    def seek(self, position: int) -> int:
-        return self._stream.seek(position)
-
-    def truncate(self) -> int:
-        at = self._stream.tell()
-        self._progress.add(at - self._stream.seek(0, os.SEEK_END), self._text)
-        self._stream.seek(at)
-        return self._stream.truncate()
-
-    def flush(self) -> None:
-        self._stream.flush()
+def _append(url: str, file: RemoteFile, part: Path, progress: Progress) -> None:
+    with part.open("ab") as stream:
+        have = stream.tell()
+        if have == file.size:
+            return
+        # Not packed: only then do the bytes on disk tell where to go on.
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+        if have:
+            headers["Range"] = f"bytes={have}-"
+        with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_S) as response:
+            hf_raise_for_status(response)
+            if have and response.status_code != PARTIAL_CONTENT:  # a server that only gives whole files
+                stream.truncate(0)
+                progress.add(-have, file.path)
+            for chunk in response.iter_bytes():
+                stream.write(chunk)
+                progress.add(len(chunk), file.path)
 
 
 def wanted_files(files: list[RemoteFile]) -> list[RemoteFile]:
