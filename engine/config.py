@@ -12,6 +12,7 @@ import typing
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError, check_range
@@ -21,7 +22,14 @@ from engine.options import field_docs, from_json, parse_value, to_json, to_text
 from engine.protocol import JobRequest
 from engine.scene.scene_config import CameraConfig, LightConfig
 from engine.schedule import scheduled
-from engine.training.training_config import GuidanceConfig, LossConfig, OptimizerConfig, RenderConfig, TrainingConfig
+from engine.training.training_config import (
+    GuidanceConfig,
+    LossConfig,
+    OptimizerConfig,
+    ReferenceConfig,
+    RenderConfig,
+    TrainingConfig,
+)
 
 # CLIP's text encoders read 77 tokens, about 300 letters; beyond a few lines nothing is read and something else is meant.
 MAX_PROMPT_LETTERS = 1000
@@ -60,6 +68,7 @@ class JobConfig:
     guidance: GuidanceConfig = dataclasses.field(default_factory=GuidanceConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    reference: ReferenceConfig = dataclasses.field(default_factory=ReferenceConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     output: OutputConfig = dataclasses.field(default_factory=OutputConfig)
@@ -167,6 +176,12 @@ def default_text(option: Option, preset: str = "draft") -> str:
 def check_request(request: JobRequest) -> JobConfig:
     """Everything about a request that can be judged without the model. Returns its config. Raises UserError."""
     check_text("prompt", request.prompt)
+    if not request.prompt.strip() and request.reference_image:
+        raise UserError(
+            "A picture alone is not enough: the model follows words, which say what the other sides are of.",
+            'Say what the picture shows, for example "a red mug".',
+            "prompt",
+        )
     if not request.prompt.strip():
         raise UserError("The prompt is empty.", 'Say what to make, for example "a red mug".', "prompt")
     check_text("negative", request.negative)
@@ -174,11 +189,14 @@ def check_request(request: JobRequest) -> JobConfig:
         raise UserError(f"seed is {request.seed}, but must lie in 0..{2**31 - 1}.", "Use --seed 0.", "option")
     if not (request.device in ("auto", "cpu", "cuda") or request.device.startswith("cuda:") and request.device[5:].isdigit()):
         raise UserError(f"device is {request.device!r}, but must be auto, cpu, cuda or cuda:N.", "Use --device auto.", "option")
-    if request.reference_image:
-        raise UserError("A reference image was given, but this version follows words only.", "Leave it out.", "option")
     if request.start_mesh:
         raise UserError("A mesh to start from was given, but this version starts from nothing only.", "Leave it out.", "option")
-    return make_config(request.preset, request.overrides)
+    config = make_config(request.preset, request.overrides)
+    if request.reference_image:
+        from engine.scene.reference_view import prepare_picture
+
+        prepare_picture(Path(request.reference_image))
+    return config
 
 
 def check_text(name: str, text: str) -> None:

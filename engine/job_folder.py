@@ -4,6 +4,7 @@ job.json       request, settings, versions: written first
 events.jsonl   every event, with its time
 checkpoints/   see training/checkpoint.py
 previews/      pictures while it trains
+reference.png  the picture to follow, prepared
 result/        complete or absent: made as result.partial and renamed
 """
 
@@ -30,11 +31,15 @@ from engine.version import ENGINE_VERSION
 
 if TYPE_CHECKING:
     from engine.continuation import Start
+    from engine.scene.reference_view import Pixels
 
 FORMAT = 1
 # A draft writes about 30 MB; a full disk must be noticed before minutes of work, not after.
 MIN_FREE_BYTES = 200 << 20
-OURS = ("job.json", "events.jsonl", "checkpoints", "previews", "result", "result.partial", "error.log", "engine.log", LOCK_NAME)
+OURS = (
+    "job.json", "events.jsonl", "checkpoints", "previews", "reference.png", "result",
+    "result.partial", "error.log", "engine.log", LOCK_NAME,
+)  # fmt: skip
 # Do not make a folder the folder of a job.
 HARMLESS = (".log", ".lock")
 
@@ -54,6 +59,10 @@ class JobFolder:
     @property
     def previews(self) -> Path:
         return self.path / "previews"
+
+    @property
+    def reference(self) -> Path:
+        return self.path / "reference.png"
 
     @property
     def result(self) -> Path:
@@ -109,6 +118,7 @@ def create_job(path: Path, request: JobRequest, *, overwrite: bool = False, star
     """A new job; with `start` it goes on from there. Raises UserError."""
     config = start.config if start else check_request(request)
     check_folder(path, resume=False, overwrite=overwrite)
+    picture = _picture(request)  # before the folder is cleared, in which it may lie
     with output_errors(path):
         path.mkdir(exist_ok=True)
         if overwrite:
@@ -121,12 +131,25 @@ def create_job(path: Path, request: JobRequest, *, overwrite: bool = False, star
             "config": config_to_json(config),
             "versions": {"engine": ENGINE_VERSION, "python": platform.python_version(), "system": platform.platform()},
         }
+        if picture is not None:
+            from engine.scene.reference_view import write_picture
+
+            write_picture(path / "reference.png", picture)
         if start:
             from engine.training.checkpoint import save_checkpoint  # torch, which whoever made `start` has loaded already
 
             save_checkpoint(path / "checkpoints", start.checkpoint.meta["step"], start.checkpoint)
         write_json(path / "job.json", body)  # last: without it there is no job
     return JobFolder(path.resolve(), request, config)
+
+
+def _picture(request: JobRequest) -> Pixels | None:
+    """The picture that the job follows, prepared."""
+    if not request.reference_image:
+        return None
+    from engine.scene.reference_view import prepare_picture
+
+    return prepare_picture(Path(request.reference_image))
 
 
 def read_job(path: Path) -> tuple[JobRequest, JobConfig]:

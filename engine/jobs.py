@@ -181,13 +181,12 @@ def _run_phases(run: _Run) -> None:
 def _load(run: _Run) -> tuple[Trainer, torch.device]:
     start = time.monotonic()
     run.progress("load", 0, 3, text="Starting torch")
-    import torch
-
     from engine.guidance.denoiser import Denoiser
     from engine.guidance.model_table import find_model, model_folder
     from engine.scene.view_prompts import ViewPrompts
     from engine.scene.view_weights import VIEWS
     from engine.training.checkpoint import latest_checkpoint
+    from engine.training.reference import KnownView
     from engine.training.teacher import DiffusionTeacher
     from engine.training.trainer import Trainer
 
@@ -204,7 +203,8 @@ def _load(run: _Run) -> tuple[Trainer, torch.device]:
     mode: Any = "named" if config.guidance.view_prompts == "named" else "interpolated"
     prompts = ViewPrompts(request.prompt, request.negative, denoiser.embed, view_words=words, shading_words=model.shading_words, mode=mode)
     denoiser.drop_text_encoder()
-    trainer = Trainer(config, request.seed, torch.device(device), DiffusionTeacher(denoiser, prompts, config.guidance))
+    known_view = KnownView.load(run.folder.reference, config.reference, device) if request.reference_image else None
+    trainer = Trainer(config, request.seed, device, DiffusionTeacher(denoiser, prompts, config.guidance), known_view)
     if checkpoint is not None:
         trainer.restore(checkpoint)
     run.seconds["load"] = time.monotonic() - start

@@ -25,6 +25,7 @@ from engine.training.checkpoint import Checkpoint, optimizer_tensors, restore_op
 from engine.training.collapse import diverged_error
 from engine.training.ema import Ema
 from engine.training.losses import entropy_loss, is_finite, opacity_loss, orientation_loss, smoothness_loss, tv_loss
+from engine.training.reference import KnownView
 
 # Enough for a steady gradient, few enough to cost a tenth of a step.
 SMOOTH_PLACES = 8192
@@ -60,10 +61,11 @@ class StepReport:
 class Trainer:
     """Everything that changes during a run: field, averaged field, occupancy, optimizer, generators, step."""
 
-    def __init__(self, config: JobConfig, seed: int, device: torch.device, teacher: Teacher) -> None:
+    def __init__(self, config: JobConfig, seed: int, device: torch.device, teacher: Teacher, known_view: KnownView | None = None) -> None:
         self.config = config
         self.device = device
         self.teacher = teacher
+        self.known_view = known_view
         self.generator = torch.Generator().manual_seed(seed)  # cameras, lights, backgrounds: the same on every device
         self.device_generator = torch.Generator(device=device).manual_seed(seed)  # noise, timesteps, places on rays
         self.restarts = 0
@@ -128,6 +130,8 @@ class Trainer:
         )
         guidance_loss = self.teacher.loss(out.image * clay, cameras, shading, self.step, self.n_steps, self.device_generator)  # 3.
         loss = cfg.guidance.weight * guidance_loss + self._regularisers(out)  # 4.
+        if self.known_view is not None and self.step % cfg.reference.every == 0:
+            loss = loss + self._known_view_loss(self.known_view, size)
         self.optimizer.zero_grad(set_to_none=True)  # 5.
         loss.backward()
         self._check(loss)  # before the optimizer, which would keep a NaN for ever
@@ -202,6 +206,23 @@ class Trainer:
         alphas = 1 - torch.exp(-densities * self.step_size)  # what counts is what is seen, not how dense the inside is
         values = torch.cat([alphas[:, None], albedo * alphas.detach()[:, None]], dim=1)  # [2M, 4]
         return smoothness_loss(*values.chunk(2))
+
+    def _known_view_loss(self, view: KnownView, size: int) -> Tensor:
+        """How far the field's picture [1, size, size, 3] is from the one that the run follows."""
+        cfg = self.config.reference
+        background = torch.rand(1, 3, generator=self.generator).to(self.device)  # no colour can hide in it
+        out = render(
+            self.field,
+            view.cameras,
+            size,
+            size,
+            self.occupancy,
+            step_size=self.step_size,
+            background=background,
+            generator=self.device_generator,
+        )
+        rgb, mask = view.losses(out, background)
+        return self.at(cfg.lambda_rgb) * rgb + self.at(cfg.lambda_mask) * mask
 
     def _check(self, loss: Tensor) -> None:
         if self.device.type == "cpu" or self.step % self.config.training.check_every == 0:  # a wait for the GPU

@@ -137,6 +137,37 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ReferenceConfig:
+    """How a run follows a picture. Without a picture nothing here has an effect."""
+
+    azimuth_deg: float = 0.0
+    """From where the picture was taken: 0 is the front, 90 the object's left side. -180..180."""
+    elevation_deg: float = 0.0
+    """From how high: 0 is the horizon, 90 straight from above. -90..90."""
+    fov_y_deg: float = 40.0
+    """Vertical field of view of its camera, were the object's ball to fill it; small is a long lens. 1..120."""
+    object_radius: float = 0.9
+    """From the middle of the object's outline to its farthest point, in world units. Less for what is deeper than wide,
+    like a car from the front. 0.2..0.98."""
+    lambda_rgb: Scheduled = 10_000.0
+    """Pull of the picture's colors: mean squared error, 6000 weighs as much as the model's opinion of one view.
+    0..1e6, may be scheduled."""
+    lambda_mask: Scheduled = 5_000.0
+    """Pull of the picture's outline: mean squared error of the opacity. 0..1e6, may be scheduled."""
+    every: int = 1
+    """Steps between two looks from the picture's side. 1..1000."""
+
+    def __post_init__(self) -> None:
+        check_range("reference.azimuth-deg", self.azimuth_deg, -180, 180)
+        check_range("reference.elevation-deg", self.elevation_deg, -90, 90)
+        check_range("reference.fov-y-deg", self.fov_y_deg, 1, 120)
+        check_range("reference.object-radius", self.object_radius, 0.2, 0.98)
+        check_scheduled("reference.lambda-rgb", self.lambda_rgb, 0, 1e6)
+        check_scheduled("reference.lambda-mask", self.lambda_mask, 0, 1e6)
+        check_range("reference.every", self.every, 1, 1000)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
     """How long, how many views, what is kept."""
 

@@ -126,7 +126,7 @@ def test_prompts_in_any_language_are_taken(prompt):
         ({"seed": 2**31}, "seed is 2147483648"),
         ({"device": "tpu"}, "device is 'tpu', but must be auto, cpu, cuda or cuda:N"),
         ({"negative": "x" * 2000}, "The negative has 2,000 letters"),
-        ({"reference_image": "/x.png"}, "follows words only"),
+        ({"reference_image": "/x.png"}, "There is no picture /x.png"),
         ({"start_mesh": "/x.glb"}, "starts from nothing only"),
     ],
 )

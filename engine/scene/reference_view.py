@@ -1,0 +1,191 @@
+"""The picture that a run follows: read, its object told from the background, brought into one frame. No torch here.
+
+The frame is a square whose middle is the middle of the object's bounding box, and whose half side is FRAME times the
+distance of the object's farthest pixel from there. So any picture of the same object gives the same frame, and the size
+of the object in the world is the run's to choose (`reference.object_radius`).
+
+Shapes: H W pixels of the file, S = SIZE_PX.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+from numpy.typing import NDArray
+
+from engine.errors import UserError
+
+Pixels = NDArray[np.float32]
+
+# Sharper than any view that is trained.
+SIZE_PX = 256
+# Room round the object: matter beside it is seen by the known camera and pulled away.
+FRAME = 1.25
+MIN_SIDE_PX, MAX_SIDE_PX = 16, 8192
+# Backgrounds are told at this size: enough for an outline, quick for any photo.
+WORK_PX = 512
+FORMATS = ("PNG", "JPEG", "WEBP")
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+# Less than this is the object's edge or the noise of a lossy file, not a transparent background.
+OPAQUE = 250
+# Colours nearer than this to the background's are background, in Lab; two neighbouring gray cards differ by some 5.
+TOLERANCE_LAB = 10.0
+# How much of the border must be of the background's colour. The object may be cut by one edge.
+PLAIN_SHARE = 0.7
+# Specks of dust and of compression are smaller than this share of the object.
+SPECK_SHARE = 0.02
+# An object of less than this share of the picture, or a background of less, is none.
+MIN_SHARE = 0.002
+TRANSPARENT = "Give a picture with a transparent background."
+
+
+def prepare_picture(path: Path) -> Pixels:
+    """The object of the picture at `path`, [S, S, 4] in [0, 1]: sRGB, straight alpha; color is 0 where alpha is.
+
+    Raises: UserError, code "image", if it is no picture, too large, or shows no object.
+    """
+    image = _read(path)
+    if image.mode == "RGBA" and _is_transparent(image):
+        pixels = np.asarray(image, np.float32) / 255
+        if pixels[..., 3].max() < 0.5:
+            raise _error(f"The picture {path} is transparent all over.", "Give a picture that shows the object.")
+    else:
+        image = image.convert("RGB")
+        image.thumbnail((WORK_PX, WORK_PX), PIL.Image.Resampling.BOX)
+        colors = np.asarray(image, np.float32) / 255
+        pixels = np.concatenate([colors, _foreground(colors, path)[..., None]], axis=-1)
+    return _framed(pixels)
+
+
+def write_picture(path: Path, pixels: Pixels) -> None:
+    """As PNG, complete or not at all. Raises OSError."""
+    partial = path.with_name(path.name + ".partial")
+    PIL.Image.fromarray(np.round(pixels * 255).astype(np.uint8)).save(partial, format="PNG")
+    partial.replace(path)
+
+
+def read_picture(path: Path) -> Pixels:
+    """What `write_picture` wrote. Raises UserError."""
+    try:
+        with PIL.Image.open(path, formats=["PNG"]) as image:
+            pixels = np.asarray(image.convert("RGBA"), np.float32) / 255
+    except _DAMAGED as error:
+        raise _error(f"The job's copy of its picture, {path}, is damaged.", "Start the job again in another folder.") from error
+    return pixels
+
+
+# What Pillow raises for a file that is not what it says: it does not promise more than that.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
+
+
+def _read(path: Path) -> PIL.Image.Image:
+    """The picture upright, RGB or RGBA."""
+    if path.is_dir():
+        raise _error(f"The picture {path} is a folder.", "Give a PNG, JPG or WebP file.")
+    if not path.is_file():
+        raise _error(f"There is no picture {path}.", "Check the path.")
+    too_large = _error(
+        f"The picture {path} is too large, at most {MAX_SIDE_PX:,} pixels a side are read.", "Make it smaller; 1,000 pixels are plenty."
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+            image = PIL.Image.open(path, formats=FORMATS)
+    except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError):
+        raise too_large from None
+    except _DAMAGED as error:  # PIL.UnidentifiedImageError is an OSError
+        raise _error(f"{path} is no picture, or none of PNG, JPG and WebP.", "Save it as PNG.") from error
+    with image:
+        if max(image.size) > MAX_SIDE_PX:
+            raise too_large
+        if min(image.size) < MIN_SIDE_PX:
+            size = f"{image.width} x {image.height}"
+            raise _error(f"The picture {path} is {size} pixels small, but needs {MIN_SIDE_PX} a side.", "Give a larger one.")
+        # A phone's MPO is a JPG with a second picture for depth or a thumbnail behind it.
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            raise _error(f"The picture {path} moves: it has {getattr(image, 'n_frames', 2)} frames.", "Save one frame as PNG.")
+        if image.mode not in MODES:
+            raise _error(f"The picture {path} has colors of the kind {image.mode}, not RGB.", "Save it as RGB with 8 bits a channel.")
+        try:
+            image.load()
+            has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+            return PIL.ImageOps.exif_transpose(image).convert("RGBA" if has_alpha else "RGB")
+        except _DAMAGED as error:
+            raise _error(f"The picture {path} is damaged or was cut short.", "Give another copy of it.") from error
+
+
+def _is_transparent(image: PIL.Image.Image) -> bool:
+    return bool(np.asarray(image.getchannel("A")).min() < OPAQUE)
+
+
+def _foreground(colors: Pixels, path: Path) -> Pixels:
+    """1 on the object and 0 on the background that reaches the border of [H, W, 3], float32 [H, W]."""
+    from scipy import ndimage
+    from skimage.color import rgb2lab
+
+    height, width = colors.shape[:2]
+    lab = rgb2lab(colors)
+    border = np.zeros((height, width), bool)
+    thickness = max(1, min(height, width) // 64)
+    border[:thickness] = border[-thickness:] = border[:, :thickness] = border[:, -thickness:] = True
+    distances = np.linalg.norm(lab - _background(lab, border), axis=-1)
+    alike = distances < TOLERANCE_LAB
+    if alike[border].mean() < PLAIN_SHARE:
+        raise _error(f"The background of {path} is not plain, so the object cannot be told from it.", TRANSPARENT)
+    # Flood fill: what is alike and hangs together with the border. A white eye before a white wall stays.
+    regions, _ = ndimage.label(alike)
+    outside = np.unique(regions[border & alike])
+    object_ = ~np.isin(regions, outside[outside > 0])
+    pieces, n = ndimage.label(object_)
+    areas = np.bincount(pieces.ravel(), minlength=n + 1)
+    areas[0] = 0
+    object_ = np.isin(pieces, np.flatnonzero(areas > SPECK_SHARE * areas.max()))
+    if not MIN_SHARE < object_.mean() < 1 - MIN_SHARE:
+        raise _error(f"Nothing in {path} stands out from its background.", TRANSPARENT)
+    return object_.astype(np.float32)
+
+
+def _background(lab: Pixels, border: NDArray[np.bool_]) -> Pixels:
+    """[H, W, 3]: the border's colour as a plane, for a wall is darker on one side. Twice, the second time without what is no wall."""
+    height, width = border.shape
+    y, x = np.mgrid[0:height, 0:width]
+    place = np.stack([np.ones_like(x), x / width - 0.5, y / height - 0.5], axis=-1).astype(np.float32)  # [H, W, 3]
+    plain = np.broadcast_to(np.median(lab[border], axis=0), lab.shape)
+    for _ in range(2):
+        wall = border & (np.linalg.norm(lab - plain, axis=-1) < 2 * TOLERANCE_LAB)
+        if wall.sum() < PLAIN_SHARE / 2 * border.sum():
+            break
+        plane, *_ = np.linalg.lstsq(place[wall], lab[wall], rcond=None)
+        plain = place @ plane
+    return np.asarray(plain, np.float32)
+
+
+def _framed(pixels: Pixels) -> Pixels:
+    """The object of straight-alpha [H, W, 4] in the frame, [S, S, 4]."""
+    rows, columns = np.nonzero(pixels[..., 3] >= 0.5)
+    middle_y, middle_x = (rows.min() + rows.max() + 1) / 2, (columns.min() + columns.max() + 1) / 2
+    half = FRAME * (np.hypot(rows + 0.5 - middle_y, columns + 0.5 - middle_x).max() + 0.5)
+    box = (middle_x - half, middle_y - half, middle_x + half, middle_y + half)
+    premultiplied = np.concatenate([pixels[..., :3] * pixels[..., 3:], pixels[..., 3:]], axis=-1)
+    channels = [_resized(premultiplied[..., k], box) for k in range(4)]
+    alpha = np.clip(channels[3], 0, 1)
+    color = np.stack(channels[:3], axis=-1) / np.maximum(alpha, 1e-3)[..., None]
+    return np.concatenate([np.clip(color, 0, 1) * (alpha > 1e-3)[..., None], alpha[..., None]], axis=-1).astype(np.float32)
+
+
+def _resized(channel: Pixels, box: tuple[float, float, float, float]) -> Pixels:
+    """`box` (left, top, right, bottom in pixels, may reach beyond) of [H, W] at [S, S]; 0 outside. Averages when it shrinks."""
+    pad = int(np.ceil(max(0.0, -min(box), box[2] - channel.shape[1], box[3] - channel.shape[0]))) + 1
+    padded = PIL.Image.fromarray(np.pad(channel, pad))
+    left, top, right, bottom = (side + pad for side in box)
+    return np.asarray(padded.resize((SIZE_PX, SIZE_PX), PIL.Image.Resampling.BILINEAR, box=(left, top, right, bottom)))
+
+
+def _error(text: str, fix: str) -> UserError:
+    return UserError(text, fix, "image")
