@@ -11,7 +11,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.13 || command -v p
 VENV   := .venv
 RUN    := $(VENV)/bin/python
 
-.PHONY: demo test lint bench clean setup zip
+.PHONY: demo test test-blender-all test-gui lint bench clean setup zip repository
 
 setup: $(VENV)/.ready
 
@@ -27,6 +27,14 @@ demo: setup
 test: setup
 	$(RUN) scripts/run_tests.py
 
+# Blender 4.2, 4.5, 5.0 and 5.2, each as a module in an environment of its own (about 1 GB each, made when missing).
+test-blender-all: setup
+	$(RUN) scripts/test_blender_all.py
+
+# A real Blender window on a virtual screen: this machine's, or one fetched from Debian's packages; says why where there is none.
+test-gui: setup
+	$(RUN) scripts/run_gui_tests.py
+
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -36,9 +44,13 @@ bench: setup
 	$(RUN) -m benchmarks.fields
 	$(RUN) -m benchmarks.toybox
 	$(RUN) -m benchmarks.main_job
+	$(RUN) -m benchmarks.interface
 
 zip: setup
 	$(RUN) build_addon.py
+
+repository: setup
+	$(RUN) build_addon.py --repository dist/repository
 
 clean:
 	rm -rf $(VENV) dist demo scratch .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,8 +146,11 @@ def _check_rights() -> None:
         raise NoWindowError(f"This machine does not let root mount folders ({done.stderr.strip()}). Or install blender, xvfb and xdotool.")
 
 
-def places(fetch_missing: bool = False) -> tuple[list[Place], list[str]]:
-    """Every Blender with a window that can be had, and the reasons against the others. This machine's own is enough."""
+def places(fetch_until: float = 0.0) -> tuple[list[Place], list[str]]:
+    """Every Blender with a window that can be had, and the reasons against the others. This machine's own is enough.
+
+    `fetch_until`: until this time.monotonic() missing ones are fetched; 0: none is.
+    """
     reasons = []
     try:
         return [own_place()], []
@@ -155,34 +159,33 @@ def places(fetch_missing: bool = False) -> tuple[list[Place], list[str]]:
     found = []
     for suite in SUITES:
         try:
-            if fetch_missing:
-                fetch(suite)
+            if fetch_until:
+                fetch(suite, fetch_until)
             found.append(fetched_place(suite))
         except NoWindowError as reason:
             reasons.append(str(reason))
     return found, list(dict.fromkeys(reasons))
 
 
-def fetch(suite: str) -> None:
-    """Make the small system with Blender in it, if it is not there yet. Raises: NoWindowError."""
+def fetch(suite: str, end: float) -> None:
+    """Make the small system with Blender in it, if it is not there yet, before the time.monotonic() `end`. Raises: NoWindowError."""
     root = fetched_folder() / suite
     if (root / ".ready").exists():
         return
     _check_rights()
     mirror = _debian_mirror()
     if shutil.which("debootstrap") is None:
-        _run(["apt-get", "update", "-q"])
-        _run(["apt-get", "install", "-y", "-q", "--no-install-recommends", "debootstrap"])
+        _run(["apt-get", "update", "-q"], end)
+        _run(["apt-get", "install", "-y", "-q", "--no-install-recommends", "debootstrap"], end)
     if root.exists():
         shutil.rmtree(root)  # half of an earlier try; nothing is mounted in it, see ENTER
     root.mkdir(parents=True)
     print(f"Fetching Blender {SUITES[suite]} of Debian {suite} into {root} (about 1 GB) ...", flush=True)
-    _run(["debootstrap", "--variant=minbase", suite, str(root), mirror])
+    _run(["debootstrap", "--variant=minbase", suite, str(root), mirror], end)
     _copy_network_settings(root)
-    place = Place(suite, "blender", root)
-    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-    _run(place.command(["apt-get", "update", "-q"], [], quiet))
-    _run(place.command(["apt-get", "install", "-y", "-q", "--no-install-recommends", *PACKAGES], [], quiet))
+    place, quiet = Place(suite, "blender", root), {"DEBIAN_FRONTEND": "noninteractive"}
+    _run(place.command(["apt-get", "update", "-q"], [], quiet), end)
+    _run(place.command(["apt-get", "install", "-y", "-q", "--no-install-recommends", *PACKAGES], [], quiet), end)
     (root / ".ready").touch()
 
 
@@ -213,14 +216,14 @@ def _copy_network_settings(root: Path) -> None:
             shutil.copy(path, root / "etc/apt/apt.conf.d")
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str], end: float) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=FETCH_TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=max(1.0, end - time.monotonic()))
     except subprocess.TimeoutExpired as error:
-        raise NoWindowError(f"Fetching took longer than {FETCH_TIMEOUT_S / 60:.0f} minutes. Try again with a faster network.") from error
+        raise NoWindowError("A Blender could not be fetched in the time there was. Give it more, or a faster network.") from error
     if done.returncode != 0:
         last = (done.stdout + done.stderr).strip().splitlines()[-1:]
-        raise NoWindowError(f"A Blender could not be fetched: {' '.join(command[:1] + last)}. Install blender, xvfb and xdotool.")
+        raise NoWindowError(f"A Blender could not be fetched ({'; '.join([command[0], *last])}). Install blender, xvfb and xdotool.")
 
 
 def main() -> int:
@@ -229,7 +232,7 @@ def main() -> int:
     parser.add_argument("name", nargs="?", help="own, trixie or sid")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args()
-    found, reasons = places(fetch_missing=options.verb == "fetch")
+    found, reasons = places(time.monotonic() + FETCH_TIMEOUT_S if options.verb == "fetch" else 0.0)
     if options.verb != "run":
         print("\n".join([f"{place.name}: {place.root or place.blender}" for place in found] + reasons))
         return 0 if found else 1

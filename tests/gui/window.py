@@ -39,6 +39,10 @@ class Window:
         self._process, self._screen = process, screen
         self._n_questions = 0
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def ask(self, code: str, timeout_s: float = 60.0) -> Any:
         """Run `code` in Blender between two frames; what it leaves in `answer` comes back (as JSON carries it)."""
         self._n_questions += 1
