@@ -59,6 +59,12 @@ def engine_options() -> dict[str, EngineOption]:
 
 
 @functools.cache
+def preset_names() -> tuple[str, ...]:
+    """Lower case, from quick to good."""
+    return tuple(next(iter(engine_options().values())).values)
+
+
+@functools.cache
 def groups() -> tuple[str, ...]:
     return tuple(dict.fromkeys(option.group for option in engine_options().values()))
 
@@ -71,7 +77,7 @@ def found(search: str, options: Iterable[EngineOption]) -> list[EngineOption]:
 
 def value_of(key: str, preset: str, changed: Mapping[str, str]) -> str:
     """What the engine will take: the user's value, else the preset's. `preset` in any case."""
-    return changed.get(key) or engine_options()[key].values[preset.lower()]
+    return changed[key] if key in changed else engine_options()[key].values[preset.lower()]
 
 
 def numbers(text: str) -> tuple[float, ...]:

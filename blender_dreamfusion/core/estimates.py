@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .engine_options import largest, mean, value_of
+from .engine_options import largest, mean, preset_names, sizes, value_of
 from .job_state import duration
 
 # Seconds for one training view, measured on two CPU threads and guessed for a middling card; only their ratios matter
@@ -55,7 +55,7 @@ def expected(records: Sequence[Record], preset: str, overrides: Mapping[str, str
     Jobs of the same preset and model tell most; else those of the same model, scaled by what the settings cost.
     """
     kind = _kind(device) if device else _kind(records[-1].device) if records else "cpu"
-    same = [record for record in records if record.model == model and _kind(record.device) == kind and record.seconds > 0]
+    same = [r for r in records if r.model == model and _kind(r.device) == kind and r.seconds > 0 and r.preset.lower() in preset_names()]
     like = [record for record in same if record.preset.lower() == preset.lower()] or same
     now = _guess_s(preset, overrides, model, kind)
     if not like:
@@ -87,3 +87,18 @@ def _guess_s(preset: str, overrides: Mapping[str, str], model: str, kind: str, n
 
 def _kind(device: str) -> str:
     return "cuda" if device.startswith(("cuda", "mps", "xpu")) else "cpu"
+
+
+def cost_texts(records: Sequence[Record], preset: str, overrides: Mapping[str, str], *, model: str, vram_gb: float) -> tuple[str, ...]:
+    """What stands beneath the quality: steps and pictures, texture and triangles, time and memory; each fits into the sidebar.
+
+    `vram_gb` is what the model table says, 0 for a model that runs on a CPU.
+    """
+    size = sizes(preset, overrides)
+    takes = str(expected(records, preset, overrides, model=model))
+    memory = f"VRAM: {vram_gb:g} GB" if vram_gb > 0 else "VRAM: none"
+    return (
+        f"{size['steps']:,} steps \u00b7 pictures of {size['picture_px']} px",
+        f"{size['texture_px']} px texture \u00b7 {size['faces']:,} triangles",
+        f"{takes[:1].upper()}{takes[1:]} \u00b7 {memory}",
+    )

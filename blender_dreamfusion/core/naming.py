@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 
@@ -34,11 +35,14 @@ def with_suffix(name: str, suffix: str) -> str:
     return clip_utf8(name, ID_NAME_BYTES - len(suffix.encode("utf-8"))) + suffix
 
 
-def new_job_folder(jobs_folder: Path, prompt: str, now: datetime) -> Path:
-    """A path in `jobs_folder` that does not exist yet: date, time and slug. Not created here: the engine does that."""
+def new_job_folder(jobs_folder: Path, prompt: str, now: datetime, taken: Collection[str] = ()) -> Path:
+    """A path in `jobs_folder` that does not exist yet: date, time and slug. Not created here: the engine does that.
+
+    `taken` are paths of jobs that wait, whose folders do not exist yet either.
+    """
     stem = f"{now:%Y%m%d-%H%M%S}_{slug(prompt, 40)}"
     folder, number = jobs_folder / stem, 1
-    while folder.exists():
+    while folder.exists() or str(folder) in taken:
         number += 1
         folder = jobs_folder / f"{stem}_{number}"
     return folder

@@ -48,8 +48,21 @@ def parse_overrides(text: str) -> dict[str, str]:
     return overrides
 
 
-def job_request(*, prompt: str, negative: str, model: str, preset: str, seed: int, settings: str) -> messages.JobRequest:
-    """The request as typed in Blender. Raises: ValueError with a sentence for the user."""
+def job_request(
+    *,
+    prompt: str,
+    negative: str = "",
+    model: str = "",
+    preset: str = "draft",
+    seed: int = 0,
+    overrides: Mapping[str, str] | None = None,
+    reference_image: str = "",
+    start_from: str = "",
+) -> messages.JobRequest:
+    """The request as typed in Blender: `preset` in any case, texts with line ends and spaces anyhow.
+
+    Raises: ValueError with a sentence for the user.
+    """
     if not prompt.strip():
         raise ValueError("The prompt is empty. Write what to make, for example: a red mug.")
     return messages.JobRequest(
@@ -58,5 +71,7 @@ def job_request(*, prompt: str, negative: str, model: str, preset: str, seed: in
         model=model.strip() or "toybox",
         preset=preset.lower(),
         seed=seed,
-        overrides=parse_overrides(settings),
+        overrides=dict(overrides or {}),
+        reference_image=reference_image,
+        start_from=start_from,
     )

@@ -5,17 +5,38 @@ from __future__ import annotations
 import bpy
 from bpy.app.handlers import persistent
 
-from . import import_settings, object_operators, operators, panels, preferences, properties, runtime, tasks
+from . import (
+    camera_preview,
+    generate,
+    import_settings,
+    object_operators,
+    operators,
+    option_panels,
+    panels,
+    preferences,
+    presets,
+    properties,
+    reference_image,
+    runtime,
+    tasks,
+    viewport_overlay,
+)
 
 # Each has CLASSES and may have register_extra() and unregister_extra() for menus, draw handlers and followers of the job.
 # A module with a property group of its own stands before `properties`, which points to it.
 MODULES = (
+    camera_preview,
+    viewport_overlay,
     import_settings,
+    option_panels,
     properties,
     preferences,
+    generate,
     operators,
     object_operators,
     panels,
+    reference_image,
+    presets,
     tasks,
 )
 

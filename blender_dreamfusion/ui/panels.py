@@ -1,53 +1,95 @@
-"""The sidebar panel. Draws read cached state only; nothing here looks at the disk or starts anything."""
+"""The sidebar: prompt, quality with its numbers, Generate, the running job; and the small sub-panels of the prompt.
+
+Draws read cached state only; nothing here looks at the disk or starts anything.
+"""
 
 from __future__ import annotations
 
-import textwrap
-
 import bpy
 
+from ..core.engine_options import value_of
 from ..core.job_state import Status, headline
-from ..core.settings import NOT_SET_UP
-from . import preferences, runtime
+from . import readiness, runtime
+from .drawing import draw_text, never_raises
 from .ids import TAB
+from .option_panels import changed_options
+from .presets import DREAMFUSION_PT_presets
 
-# About what fits into the default sidebar.
-WRAP_CHARS = 38
 PREVIEW_SCALE = 9.0
+GUIDANCE_KEY = "guidance.guidance_scale"
 
 
-class DREAMFUSION_PT_main(bpy.types.Panel):
-    bl_label = "DreamFusion"
+class SidebarPanel:
+    """Where all panels of the add-on are."""
+
     bl_space_type = "VIEW_3D"
     bl_region_type = "UI"
     bl_category = TAB
 
+
+class SubPanel(SidebarPanel):
+    """A closed part of the main panel."""
+
+    bl_parent_id = "DREAMFUSION_PT_main"
+    bl_options = {"DEFAULT_CLOSED"}
+
+
+class DREAMFUSION_PT_main(SidebarPanel, bpy.types.Panel):
+    bl_label = "DreamFusion"
+    bl_order = 0
+
+    @never_raises
+    def draw_header_preset(self, _context: bpy.types.Context) -> None:
+        DREAMFUSION_PT_presets.draw_panel_header(self.layout)
+
+    @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.dreamfusion
-        layout.use_property_split = True
-        layout.use_property_decorate = False
-        state = runtime.state()
-        form = layout.column()
-        form.enabled = not state.is_active
-        draw_prompt(form, settings)
-        form.prop(settings, "preset")
-        form.prop(settings, "seed")
-        form.prop(settings, "height_m")
-        form.prop(settings, "place")
-        if state.is_active:
+        draw_prompt(layout, settings)
+        layout.row(align=True).prop(settings, "preset", expand=True)
+        column = layout.column(align=True)
+        column.scale_y = 0.8
+        for line in readiness.cost_lines(settings):
+            column.label(text=line)
+        row = layout.row(align=True)
+        row.prop(settings, "height_m")
+        row.prop(settings, "place", text="")
+        draw_generate(layout, context)
+        if runtime.state().is_active:
             draw_running(layout)
         else:
-            draw_generate(layout, reason_against(context))
             draw_end(layout)
 
 
-def reason_against(context: bpy.types.Context) -> str:
-    """Why Generate cannot run, in a few words; empty if it can."""
-    if preferences.engine_python(context) is None:
-        return NOT_SET_UP.text.rstrip(".")
-    if not context.scene.dreamfusion.prompt.strip():
-        return "Write a prompt first"
-    return ""
+class DREAMFUSION_PT_negative_seed(SubPanel, bpy.types.Panel):
+    bl_label = "Negative & Seed"
+    bl_order = 10
+
+    @never_raises
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, settings = self.layout, context.scene.dreamfusion
+        layout.prop(settings, "negative", text="", placeholder="What it must not look like")
+        layout.prop(settings, "seed")
+        layout.prop(settings, "new_seed_each_time")
+        layout.prop(settings, "n_variations")
+
+
+class DREAMFUSION_PT_model(SubPanel, bpy.types.Panel):
+    bl_label = "Model"
+    bl_order = 20
+
+    @never_raises
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, settings = self.layout, context.scene.dreamfusion
+        layout.prop(settings, "model", text="")
+        overrides = changed_options(settings)
+        if GUIDANCE_KEY in overrides:  # a schedule, from a preset or a script
+            layout.label(text=f"Guidance scale: {overrides[GUIDANCE_KEY]}")
+            layout.operator("dreamfusion.reset_options", text="Use One Number", icon="LOOP_BACK").key = GUIDANCE_KEY
+        else:
+            layout.prop(settings, "guidance_scale")
+            if settings.guidance_scale == 0:
+                layout.label(text=f"0: what suits {value_of('guidance.method', settings.preset, overrides)}")
 
 
 def draw_prompt(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
@@ -57,13 +99,20 @@ def draw_prompt(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -
         layout.prop(settings, "prompt", text="", placeholder="a red mug")
 
 
-def draw_generate(layout: bpy.types.UILayout, reason: str) -> None:
+def draw_generate(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """The button, or why it cannot be pressed with a button that mends it."""
+    reason = readiness.reason_against(context)
     row = layout.row()
     row.scale_y = 1.5
-    row.enabled = not reason
-    row.operator("dreamfusion.generate", text=reason or "Generate")
-    if reason.startswith(NOT_SET_UP.text.rstrip(".")):
-        draw_text(layout, NOT_SET_UP.fix, icon="INFO")
+    row.enabled = reason is None
+    if reason is None:
+        row.operator("dreamfusion.generate", text="Add to Queue" if runtime.is_busy() else readiness.button_text(context.scene.dreamfusion))
+        return
+    row.operator("dreamfusion.generate", text=f"Cannot generate: {reason.text}")
+    if reason.operator:
+        button = layout.operator(reason.operator, text=reason.button, icon=reason.icon)
+        for name, value in reason.arguments:
+            setattr(button, name, value)
 
 
 def draw_running(layout: bpy.types.UILayout) -> None:
@@ -71,8 +120,8 @@ def draw_running(layout: bpy.types.UILayout) -> None:
     if runtime.preview_icon():
         layout.template_icon(icon_value=runtime.preview_icon(), scale=PREVIEW_SCALE)
     layout.progress(factor=state.fraction, text=headline(state))
-    if state.seconds_per_step > 0:
-        layout.label(text=f"{state.seconds_per_step:.2f} s per step")
+    if state.seconds_per_step > 0 or state.text:
+        layout.label(text=f"{state.seconds_per_step:.2f} s per step" if state.seconds_per_step > 0 else state.text)
     row = layout.row(align=True)
     row.operator("dreamfusion.pause", text="Resume" if state.status is Status.PAUSED else "Pause")
     row.operator("dreamfusion.finish_now")
@@ -96,11 +145,4 @@ def draw_end(layout: bpy.types.UILayout) -> None:
         layout.label(text="Cancelled", icon="INFO")
 
 
-def draw_text(layout: bpy.types.UILayout, text: str, *, icon: str) -> None:
-    """Several labels, since one label does not wrap."""
-    column = layout.column(align=True)
-    for number, line in enumerate(textwrap.wrap(text, WRAP_CHARS) or [""]):
-        column.label(text=line, icon=icon if number == 0 else "BLANK1")
-
-
-CLASSES = (DREAMFUSION_PT_main,)
+CLASSES = (DREAMFUSION_PT_main, DREAMFUSION_PT_negative_seed, DREAMFUSION_PT_model)

@@ -2,7 +2,9 @@
 
 import bpy
 
+from .camera_preview import DREAMFUSION_PG_camera
 from .import_settings import DREAMFUSION_PG_asset, DREAMFUSION_PG_importing
+from .option_panels import DREAMFUSION_PG_engine, DREAMFUSION_PG_option
 
 PRESETS = (
     ("DRAFT", "Draft", "A first object in about two minutes without a graphics card"),
@@ -10,13 +12,7 @@ PRESETS = (
     ("HIGH", "High", "As good as it gets, for a graphics card and patience"),
 )
 MAX_SEED = 2**31 - 1
-
-
-class DREAMFUSION_PG_option(bpy.types.PropertyGroup):
-    """One engine option that differs from the preset."""
-
-    key: bpy.props.StringProperty(name="Option", description="Group and name, as in training.n_steps")  # type: ignore[valid-type]
-    value: bpy.props.StringProperty(name="Value", description="As it would be typed on a command line")  # type: ignore[valid-type]
+MAX_VARIATIONS = 64
 
 
 class DREAMFUSION_PG_scene(bpy.types.PropertyGroup):
@@ -34,7 +30,7 @@ class DREAMFUSION_PG_scene(bpy.types.PropertyGroup):
         description="How many objects to make one after the other, each with the next seed",
         default=1,
         min=1,
-        max=64,
+        max=MAX_VARIATIONS,
         soft_max=8,
     )
     model: bpy.props.StringProperty(  # type: ignore[valid-type]
@@ -57,6 +53,9 @@ class DREAMFUSION_PG_scene(bpy.types.PropertyGroup):
     options: bpy.props.CollectionProperty(  # type: ignore[valid-type]
         name="Engine Options", description="Engine options that differ from the preset", type=DREAMFUSION_PG_option
     )
+    engine: bpy.props.PointerProperty(  # type: ignore[valid-type]
+        name="Engine", description="All engine options, as the preset and `options` make them", type=DREAMFUSION_PG_engine
+    )
     height_m: bpy.props.FloatProperty(  # type: ignore[valid-type]
         name="Height (m)", description="Height of the object in metres", default=1.0, min=0.001, soft_max=10.0
     )
@@ -68,6 +67,7 @@ class DREAMFUSION_PG_scene(bpy.types.PropertyGroup):
             ("ORIGIN", "World Origin", "In the middle of the world"),
         ),
     )
+    camera: bpy.props.PointerProperty(type=DREAMFUSION_PG_camera)  # type: ignore[valid-type]
     importing: bpy.props.PointerProperty(type=DREAMFUSION_PG_importing)  # type: ignore[valid-type]
     asset: bpy.props.PointerProperty(type=DREAMFUSION_PG_asset)  # type: ignore[valid-type]
 
@@ -85,4 +85,4 @@ class DREAMFUSION_PG_window(bpy.types.PropertyGroup):
     model_index: bpy.props.IntProperty(name="Model", description="The model that is chosen in the list", options={"SKIP_SAVE"})  # type: ignore[valid-type]
 
 
-CLASSES = (DREAMFUSION_PG_option, DREAMFUSION_PG_scene, DREAMFUSION_PG_window)
+CLASSES = (DREAMFUSION_PG_scene, DREAMFUSION_PG_window)

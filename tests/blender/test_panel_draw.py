@@ -1,4 +1,4 @@
-"""The panel drawn into a recorder in every state: no exception, only icons, properties and operators that exist."""
+"""Every panel drawn into a recorder in every state: no exception, only icons, properties and operators that exist, no cut-off texts."""
 
 from types import SimpleNamespace
 
@@ -6,10 +6,14 @@ import bpy
 import pytest
 
 ICONS = {item.identifier for item in bpy.types.UILayout.bl_rna.functions["prop"].parameters["icon"].enum_items}
+LAYOUT = bpy.types.UILayout.bl_rna
+# What fits into the default sidebar.
+MAX_CHARS = 38
+FULL_WIDTH = {"label", "operator", "progress"}
 
 
 class Recorder:
-    """A layout that writes down what is drawn. `has_textbox` as in Blender 5.2."""
+    """A layout that writes down what is drawn. `has_textbox` as in Blender 5.2; `width` is the share of the sidebar it has."""
 
     def __init__(self, has_textbox: bool = False, calls: list | None = None) -> None:
         self.calls: list = [] if calls is None else calls
@@ -18,26 +22,45 @@ class Recorder:
     def __getattr__(self, name: str):
         if name.startswith("_") or (name == "textbox" and not self._has_textbox):
             raise AttributeError(name)
-        if name in {"column", "row", "box", "split"}:
+        assert name == "textbox" or name in LAYOUT.functions or name in LAYOUT.properties, f"UILayout has no {name}"
+        if name in {"column", "row", "box", "split", "grid_flow", "column_flow"}:
             return lambda **_: Recorder(self._has_textbox, self.calls)
+        if name == "panel":
+            return lambda *_args, **_: (Recorder(self._has_textbox, self.calls), Recorder(self._has_textbox, self.calls))
 
         def record(*args, **kwargs):
             self.calls.append((name, args, kwargs))
+            return SimpleNamespace() if name.startswith("operator") else None
 
         return record
 
     def texts(self) -> str:
         return "\n".join(str(kwargs.get("text", "")) for _, _, kwargs in self.calls)
 
+    def operators(self) -> list[str]:
+        return [args[0] for name, args, _ in self.calls if name == "operator"]
 
-def draw(has_textbox: bool = False) -> Recorder:
+
+def our_panels() -> list[type]:
+    return sorted((cls for cls in bpy.types.Panel.__subclasses__() if "dreamfusion" in cls.__module__), key=lambda cls: cls.__name__)
+
+
+def draw(name: str = "DREAMFUSION_PT_main", has_textbox: bool = False) -> Recorder:
     recorder = Recorder(has_textbox)
-    bpy.types.DREAMFUSION_PT_main.draw(SimpleNamespace(layout=recorder), bpy.context)
-    for name, args, kwargs in recorder.calls:
-        if name in {"prop", "textbox"}:
+    cls = getattr(bpy.types, name)
+    panel = SimpleNamespace(layout=recorder)
+    for part in ("draw_header", "draw_header_preset", "draw"):
+        if part in vars(cls):
+            getattr(cls, part)(panel, bpy.context)
+    assert "A fault in the add-on" not in recorder.texts(), "a draw raised; see the output"
+    for kind, args, kwargs in recorder.calls:
+        if kind in {"prop", "textbox", "prop_search", "template_ID_preview"}:
             assert hasattr(args[0], args[1]), args
-        if name == "operator":
-            assert args[0].partition(".")[2] in dir(bpy.ops.dreamfusion), args
+        if kind == "operator":
+            category, _, operator = args[0].partition(".")
+            assert operator in dir(getattr(bpy.ops, category)), args
+        if kind == "popover":
+            assert hasattr(bpy.types, kwargs["panel"])
         assert kwargs.get("icon", "NONE") in ICONS, kwargs
     return recorder
 
@@ -55,56 +78,98 @@ def in_state(addon, monkeypatch):
     return set_state
 
 
-def test_before_set_up_the_button_says_why_and_how(addon):
-    addon("ui.preferences").forget_cache()
-    text = draw().texts()
-    assert "The engine is not set up" in text and "preferences" in text
-
-
-def test_without_a_prompt_the_button_asks_for_one_and_with_one_it_generates(addon, monkeypatch):
+@pytest.fixture
+def is_set_up(addon, monkeypatch):
     monkeypatch.setenv("DREAMFUSION_ENGINE_PYTHON", "/usr/bin/python3")
     addon("ui.preferences").forget_cache()
-    assert "Write a prompt first" in draw().texts()
+
+
+def test_before_set_up_the_button_says_why_and_another_mends_it(addon):
+    addon("ui.preferences").forget_cache()
+    recorder = draw()
+    assert "Cannot generate: the engine is not set up" in recorder.texts()
+    assert recorder.operators()[0] == "dreamfusion.generate" and len(recorder.operators()) > 1
+
+
+def test_without_a_prompt_the_button_asks_for_one_and_with_one_it_generates(is_set_up):
+    recorder = draw()
+    assert "Cannot generate: no prompt" in recorder.texts() and "wm.context_set_string" in recorder.operators()
     bpy.context.scene.dreamfusion.prompt = "a red mug"
     assert "Generate" in draw().texts().splitlines()
+    bpy.context.scene.dreamfusion.n_variations = 3
+    assert "Generate 3 Variations" in draw().texts().splitlines()
+
+
+def test_an_option_that_the_engine_would_refuse_is_named_and_can_be_reset(is_set_up):
+    settings = bpy.context.scene.dreamfusion
+    settings.prompt = "a red mug"
+    settings.engine.render__size_px = "0,32,1"
+    recorder = draw()
+    assert "Cannot generate: Size (px) must be step,value,step,value" in recorder.texts()
+    assert "dreamfusion.reset_options" in recorder.operators()
+
+
+def test_the_numbers_of_the_quality_stand_beneath_it():
+    settings = bpy.context.scene.dreamfusion
+    assert "300 steps · pictures of 64 px" in draw().texts() and "(guess)" in draw().texts()
+    settings.preset = "HIGH"
+    settings.engine.training__n_steps = 1234
+    assert "1,234 steps · pictures of 128 px" in draw().texts()
 
 
 @pytest.mark.parametrize("has_textbox", [False, True])
 def test_prompt_field_fits_the_blender_version(has_textbox):
-    kinds = [name for name, args, _ in draw(has_textbox).calls if args[1:] == ("prompt",)]
+    kinds = [name for name, args, _ in draw(has_textbox=has_textbox).calls if args[1:] == ("prompt",)]
     assert kinds == ["textbox" if has_textbox else "prop"]
 
 
-def test_while_running_bar_pace_and_buttons_show(in_state):
+def test_while_running_bar_pace_and_buttons_show_and_another_job_can_wait(in_state, is_set_up):
+    bpy.context.scene.dreamfusion.prompt = "a blue chair"
     in_state()
     recorder = draw()
     assert "Shaping 120/300 · 38 s left" in recorder.texts() and "0.21 s per step" in recorder.texts()
-    assert [args[0] for name, args, _ in recorder.calls if name == "operator"] == [
-        "dreamfusion.pause",
-        "dreamfusion.finish_now",
-        "dreamfusion.cancel",
-    ]
+    assert "Add to Queue" in recorder.texts()
+    assert recorder.operators() == ["dreamfusion.generate", "dreamfusion.pause", "dreamfusion.finish_now", "dreamfusion.cancel"]
     (factor,) = [kwargs["factor"] for name, _, kwargs in recorder.calls if name == "progress"]
     assert factor == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("status", ["IDLE", "STARTING", "RUNNING", "PAUSED", "FINISHING", "CANCELLING", "DONE", "FAILED", "CANCELLED"])
-def test_every_state_draws_and_every_poll_answers(in_state, addon, status):
+def test_every_panel_draws_in_every_state_and_every_poll_answers(in_state, addon, status):
     Status = addon("core.job_state").Status
     in_state(
         status=Status[status],
         warnings=("The prompt names two props; the first is used.",),
         problem=addon("core.problem").Problem("It failed.", "Do this."),
     )
-    draw()
+    for cls in our_panels():
+        poll = getattr(cls, "poll", None)
+        if poll is None or poll(bpy.context):
+            draw(cls.__name__)
     polls = {name: getattr(bpy.ops.dreamfusion, name).poll() for name in ("generate", "cancel", "finish_now", "pause")}
-    is_active = status in {"STARTING", "RUNNING", "PAUSED", "FINISHING", "CANCELLING"}
     assert polls == {
-        "generate": not is_active,
+        "generate": True,
         "cancel": status in {"STARTING", "RUNNING", "PAUSED", "FINISHING"},
         "finish_now": status in {"RUNNING", "PAUSED"},
         "pause": status in {"RUNNING", "PAUSED"},
     }
+
+
+def test_every_operator_can_be_asked_whether_it_can_run():
+    for name in dir(bpy.ops.dreamfusion):
+        assert getattr(bpy.ops.dreamfusion, name).poll() in (True, False), name
+
+
+def test_texts_of_our_own_fit_into_the_default_sidebar(in_state, is_set_up, addon):
+    problem = addon("core.problem").Problem("The engine was killed by the system.", "Take a smaller preset.")
+    in_state(status=addon("core.job_state").Status.FAILED, problem=problem, warnings=("A long warning that has to be wrapped somewhere.",))
+    settings = bpy.context.scene.dreamfusion
+    for preset in ("DRAFT", "STANDARD", "HIGH"):
+        settings.preset = preset
+        for name in ("main", "negative_seed", "model", "reference", "advanced"):
+            for kind, _, kwargs in draw(f"DREAMFUSION_PT_{name}").calls:
+                text = kwargs.get("text", "")
+                assert kind not in FULL_WIDTH or len(text) <= MAX_CHARS - 3 * ("icon" in kwargs), text
 
 
 def test_a_failure_shows_sentence_and_fix(in_state, addon):
@@ -112,6 +177,31 @@ def test_a_failure_shows_sentence_and_fix(in_state, addon):
     in_state(status=addon("core.job_state").Status.FAILED, problem=problem)
     text = draw().texts().replace("\n", " ")
     assert "The engine was killed by the system. Take a smaller preset." in text
+
+
+@pytest.mark.parametrize("rubbish", [None, 7, object()])
+def test_broken_cached_data_is_a_line_in_the_panel_and_no_exception(addon, monkeypatch, capsys, rubbish):
+    monkeypatch.setattr(addon("ui.runtime"), "state", lambda: rubbish)
+    monkeypatch.setattr(addon("ui.readiness"), "changed_options", lambda _settings: rubbish)
+    drawing = addon("ui.drawing")
+    drawing._reported.clear()
+    for _ in range(2):
+        recorder = Recorder()
+        bpy.types.DREAMFUSION_PT_main.draw(SimpleNamespace(layout=recorder), bpy.context)
+        assert "A fault in the add-on" in recorder.texts()
+    assert capsys.readouterr().err.count("Traceback") == 1, "told once, not with every frame"
+
+
+def test_options_of_another_version_and_rubbish_values_are_drawn_and_left_out(addon):
+    settings = bpy.context.scene.dreamfusion
+    for key, value in (("no.such_option", "1"), ("training.n_steps", "many"), ("field.encoding", "??"), ("camera.radius", "x,y,z")):
+        item = settings.options.add()
+        item.name, item.value = key, value
+    text = draw("DREAMFUSION_PT_advanced").texts()
+    assert "Steps must be a number" in text and "Radius must be a number" in text
+    assert settings.engine.training__n_steps == 0 and settings.engine.field__encoding == "dense"
+    assert tuple(settings.engine.camera__radius) == (0.0, 0.0)
+    assert "no.such_option" not in addon("ui.option_panels").changed_options(settings)
 
 
 def test_a_preview_picture_shows_its_newest_content(addon, tmp_path):

@@ -133,7 +133,8 @@ def test_engine_python_comes_from_the_environment_then_the_preference_then_the_o
 
 
 def test_request_is_built_as_typed_and_bad_words_are_sentences():
-    values = {"negative": "", "model": "toybox", "preset": "DRAFT", "seed": 3, "settings": "training.n_steps=5 mesh.resolution=32"}
+    overrides = settings.parse_overrides("training.n_steps=5 mesh.resolution=32")
+    values = {"negative": "", "model": "toybox", "preset": "DRAFT", "seed": 3, "overrides": overrides}
     request = settings.job_request(prompt=" a red\nmug\n", **values)
     assert (request.prompt, request.preset, request.seed) == ("a red mug", "draft", 3)
     assert request.overrides == {"training.n_steps": "5", "mesh.resolution": "32"}

@@ -1,0 +1,6 @@
+import bpy
+
+settings = bpy.context.scene.dreamfusion
+
+settings.preset = "HIGH"
+settings.options.clear()

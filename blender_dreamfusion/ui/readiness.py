@@ -1,0 +1,54 @@
+"""Whether Generate can run, what to do where it cannot, and what a job will cost. Reads cached state only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import bpy
+
+from ..core.engine_options import engine_options, fault
+from ..core.estimates import cost_texts
+from . import preferences
+from .ids import ADDON_PACKAGE
+from .option_panels import changed_options
+
+EXAMPLE = "a red mug"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why Generate cannot run, and the button that mends it."""
+
+    text: str
+    operator: str = ""
+    button: str = ""
+    icon: str = "NONE"
+    arguments: tuple[tuple[str, Any], ...] = ()
+
+
+def reason_against(context: bpy.types.Context) -> Reason | None:
+    """The first thing that stands in the way; None if a job can start."""
+    settings = context.scene.dreamfusion
+    if preferences.engine_python(context) is None:
+        return Reason("the engine is not set up", "preferences.addon_show", "Set Up Engine", "PREFERENCES", (("module", ADDON_PACKAGE),))
+    if not settings.prompt.strip():
+        path = "scene.dreamfusion.prompt"
+        return Reason("no prompt", "wm.context_set_string", f'Try "{EXAMPLE}"', "LIGHT", (("data_path", path), ("value", EXAMPLE)))
+    for key, text in changed_options(settings).items():
+        if wrong := fault(engine_options()[key], text):
+            return Reason(wrong, "dreamfusion.reset_options", "Reset to Preset", "LOOP_BACK", (("key", key),))
+    return None
+
+
+def button_text(settings: bpy.types.PropertyGroup) -> str:
+    return "Generate" if settings.n_variations == 1 else f"Generate {settings.n_variations} Variations"
+
+
+def cost_lines(settings: bpy.types.PropertyGroup) -> tuple[str, ...]:
+    """What the quality stands for and what it takes, a line each."""
+    overrides = changed_options(settings)
+    return cost_texts((), settings.preset, overrides, model=settings.model, vram_gb=0.0)
+
+
+CLASSES = ()
