@@ -48,6 +48,10 @@ class JobState:
     text: str = ""
     preview_path: str = ""
     preview_step: int = -1
+    view_path: str = ""
+    """The newest picture of the view that was set, and the number of that view."""
+    view_number: int = 0
+    proxy_path: str = ""
     warnings: tuple[str, ...] = ()
     result_folder: str = ""
     problem: Problem | None = None
@@ -91,6 +95,10 @@ def applied(state: JobState, event: messages.Event) -> JobState:
             seconds_per_step=event.seconds_per_step,
             eta_s=event.eta_s,
         )
+    if isinstance(event, messages.Preview) and event.view == "camera":
+        return replace(state, view_path=event.path, view_number=event.number)
+    if isinstance(event, messages.Proxy):
+        return replace(state, proxy_path=event.path)
     if isinstance(event, messages.Preview):
         return replace(state, preview_path=event.path, preview_step=event.step)
     if isinstance(event, messages.Warn):

@@ -100,6 +100,11 @@ class Session:
         if self._ask(Status.CANCELLING, messages.Cancel(job=self.state.job)):
             self._cancel_deadline = time.monotonic() + (CANCEL_GRACE_S if self._has_greeted else 0.0)
 
+    def tell(self, command: messages.SetView | messages.ClearView | messages.SetProxy) -> None:
+        """Pass on what the running job shall show; nothing while none runs."""
+        if self.state.is_active and self._engine is not None:
+            self._engine.send(command)
+
     def poll(self, budget_s: float = 0.01) -> bool:
         """Apply what the engine said, for at most `budget_s`. Returns whether the state changed."""
         before = self.state
