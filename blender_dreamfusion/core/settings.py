@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from .problem import Problem
 from .protocol import messages
+from .setup_task import installed_python
 
 ENGINE_PYTHON_VARIABLE = "DREAMFUSION_ENGINE_PYTHON"
 # Names and values are checked by the engine; here only the form.
@@ -26,8 +26,7 @@ def find_engine_python(preference: str, engine_folder: Path, environ: Mapping[st
     if named:
         # Not resolved: a virtual environment's python is a link, and only its own path leads to its packages.
         return Path(shutil.which(named) or Path(named).expanduser().absolute())
-    installed = engine_folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    return installed if installed.exists() else None
+    return installed_python(engine_folder)
 
 
 NOT_SET_UP = Problem(
