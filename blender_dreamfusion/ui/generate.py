@@ -6,23 +6,19 @@ In a window it returns at once and the pump does the rest; in the background it 
 from __future__ import annotations
 
 import random
-import sys
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import bpy
 
-from ..core.job_state import Status
-from ..core.naming import new_job_folder
 from ..core.protocol import messages
 from ..core.queue import QueueEntry
-from ..core.settings import NOT_SET_UP, job_request, parse_overrides
-from ..core.terminal import TerminalProgress
-from . import preferences, reference_image, runtime
+from ..core.settings import job_request, parse_overrides
+from . import reference_image, runtime
 from .option_panels import changed_options
 from .properties import MAX_SEED, MAX_VARIATIONS, PRESETS
+from .starting import begin, new_folder, refuse
 
 # Kept values of the last call would silently change the next one.
 SKIP = {"SKIP_SAVE"}
@@ -72,21 +68,11 @@ class DREAMFUSION_OT_generate(bpy.types.Operator):
     height_m: bpy.props.FloatProperty(name="Height (m)", description="Left out: the scene's height", default=1.0, min=0.001, options=SKIP)  # type: ignore[valid-type]
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        preferences.forget_cache()
-        if preferences.engine_python(context) is None:
-            return self._refuse(str(NOT_SET_UP))
         try:
             entries = self._entries(context)
-            for entry in entries:
-                runtime.enqueue(entry)
-        except messages.ProtocolError:
-            return self._refuse("The prompt is too long. Keep it under 1,000 characters.")
         except (ValueError, OSError) as error:
-            return self._refuse(str(error))
-        if bpy.app.background:
-            return self._wait([entry.folder for entry in entries])
-        problem = runtime.problem()  # the engine could not even be started
-        return {"FINISHED"} if problem is None else self._refuse(str(problem))
+            return refuse(self, str(error))
+        return begin(self, context, entries)
 
     def _entries(self, context: bpy.types.Context) -> list[QueueEntry]:
         """One job per variation. Raises: ValueError, OSError with a sentence for the user."""
@@ -127,16 +113,6 @@ class DREAMFUSION_OT_generate(bpy.types.Operator):
             settings.seed = random.randrange(MAX_SEED + 1)  # into the panel too: what was made can be made again
         return int(self._value(context, "seed"))
 
-    def _wait(self, folders: list[str]) -> set[str]:
-        progress = TerminalProgress(sys.stdout)
-        end = runtime.wait(progress.show)
-        progress.finish(end)
-        runtime.release_engine()
-        problems = [problem for folder in folders if (problem := runtime.failure_of(folder)) is not None]
-        if problems:
-            return self._refuse(str(problems[0]))
-        return {"FINISHED"} if end.status is Status.DONE else {"CANCELLED"}
-
     def _is_given(self, name: str) -> bool:
         return bool(self.properties.is_property_set(name))
 
@@ -147,13 +123,7 @@ class DREAMFUSION_OT_generate(bpy.types.Operator):
     def _folder(self, context: bpy.types.Context, prompt: str, taken: list[str]) -> Path:
         if self.out_dir:
             return Path(bpy.path.abspath(self.out_dir)).resolve()
-        jobs = preferences.jobs_folder(context)
-        jobs.mkdir(parents=True, exist_ok=True)  # the engine makes the job's own folder, but not those above
-        return new_job_folder(jobs, prompt, datetime.now(), taken=(*taken, *runtime.queue().folders))
-
-    def _refuse(self, text: str) -> set[str]:
-        self.report({"ERROR"}, text)
-        return {"CANCELLED"}
+        return new_folder(context, prompt, taken)
 
 
 CLASSES = (DREAMFUSION_OT_generate,)

@@ -9,7 +9,7 @@ import bpy
 
 from ..core.engine_options import engine_options, fault
 from ..core.estimates import cost_texts
-from . import preferences
+from . import history, preferences
 from .ids import ADDON_PACKAGE
 from .option_panels import changed_options
 
@@ -48,7 +48,7 @@ def button_text(settings: bpy.types.PropertyGroup) -> str:
 def cost_lines(settings: bpy.types.PropertyGroup) -> tuple[str, ...]:
     """What the quality stands for and what it takes, a line each."""
     overrides = changed_options(settings)
-    return cost_texts((), settings.preset, overrides, model=settings.model, vram_gb=0.0)
+    return cost_texts(history.records(), settings.preset, overrides, model=settings.model, vram_gb=0.0)
 
 
 CLASSES = ()

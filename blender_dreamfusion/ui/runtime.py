@@ -21,6 +21,7 @@ from ..bl.preview import PanelPreview
 from ..core.engine_process import EngineProcess, engine_command
 from ..core.import_plan import ImportPlan
 from ..core.job_state import JobState, Status
+from ..core.model_list import with_models_folder
 from ..core.problem import Problem
 from ..core.protocol import messages
 from ..core.queue import Queue, QueueEntry, open_store
@@ -52,6 +53,7 @@ class _Runtime:
     def __init__(self) -> None:
         self.session: Session | None = None
         self.python = ""
+        self.models = Path()
         self.plan: ImportPlan | None = None
         self.preview = PanelPreview()
         self.problem: Problem | None = None
@@ -98,7 +100,7 @@ def held() -> Problem | None:
 
 def is_busy() -> bool:
     """Whether a job runs, is being imported, or is about to start."""
-    return state().is_active or _runtime.plan is not None or bool(_runtime.queue.entries) and _runtime.held is None
+    return _is_occupied() or bool(_runtime.queue.entries) and _runtime.held is None
 
 
 def open_queue(folder: Path) -> None:
@@ -126,16 +128,21 @@ def enqueue(entry: QueueEntry) -> None:
     if not bpy.app.background:
         open_queue(data_folder() / "queue")
     _runtime.held = None
-    if state().is_active or _runtime.plan is not None:
+    if _is_occupied():
         _runtime.queue.add(entry)
     else:
         _start_entry(entry, has_waited=False)
 
 
+def _is_occupied() -> bool:
+    """Whether a job runs, or one has ended of which the pump has not heard yet."""
+    return state().is_active or _runtime.plan is not None or _runtime.queue.running is not None
+
+
 def go_on() -> None:
     """Let a line that was held go on."""
     _runtime.held = None
-    if not state().is_active and _runtime.plan is None:
+    if not _is_occupied():
         _start_next()
 
 
@@ -152,10 +159,13 @@ def start(request: messages.JobRequest, folder: Path, plan: ImportPlan, *, pytho
 
     Raises: RuntimeError if a job is running; ProtocolError if the request is too long to be sent.
     """
-    if _runtime.session is None or _runtime.python != str(python):
+    models = preferences.models_folder(bpy.context)
+    if _runtime.session is None or (_runtime.python, _runtime.models) != (str(python), models):
         release_engine()
-        launch = partial(EngineProcess, engine_command(python, PACKAGE_ROOT, os.getpid()), log_path)
-        _runtime.session, _runtime.python = Session(launch, python=str(python), log_path=log_path), str(python)
+        environment = with_models_folder(os.environ, models)
+        launch = partial(EngineProcess, engine_command(python, PACKAGE_ROOT, os.getpid()), log_path, environment)
+        _runtime.session = Session(launch, python=str(python), log_path=log_path)
+        _runtime.python, _runtime.models = str(python), models
     _runtime.session.start(request, folder, resume=resume)
     _runtime.plan, _runtime.problem = plan, None
     _follow()
@@ -193,9 +203,8 @@ def _ended(entry: QueueEntry, why: Problem | None) -> None:
         return
     _runtime.failures[entry.folder] = why
     if why.code in HOLDING_CODES:
-        if _runtime.has_waited:
+        if _runtime.has_waited or _runtime.queue.entries:
             _runtime.queue.put_back(replace(entry, resume=entry.resume or (Path(entry.folder) / "job.json").is_file()))
-        if _runtime.queue.entries:
             _runtime.held = why
 
 
@@ -208,6 +217,12 @@ def _follow() -> None:
 def current_plan(context: bpy.types.Context) -> ImportPlan:
     """What happens with the result of a job that starts now, as the scene's panels say."""
     return scene_plan(context, _runtime.file_count)
+
+
+def plan() -> ImportPlan | None:
+    """What the running job's result is for; None without a job, and when the file that it was meant for is no longer open."""
+    running = _runtime.plan
+    return running if running is not None and running.file_count == _runtime.file_count else None
 
 
 def session() -> Session | None:
@@ -262,7 +277,10 @@ def wait(show: Callable[[JobState], None]) -> JobState:
             active = _runtime.session
             if active is not None:
                 active.finish_now() if n_interrupts == 1 else active.cancel()
-    pump()  # an engine that could not even be started is noted too
+    if _runtime.held is not None:  # nobody is there to click Continue
+        _runtime.failures.update(dict.fromkeys(_runtime.queue.folders, _runtime.held))
+        _runtime.queue.clear()
+        _runtime.held = None
     return state()
 
 
