@@ -296,6 +296,7 @@ def _export(run: _Run, trainer: Trainer, mesh: MeshResult, device: torch.device)
         "engine": ENGINE_VERSION,
         "slug": slug,
         **{name: asdict(folder.request)[name] for name in ("prompt", "negative", "model", "preset", "seed")},
+        **_model_info(folder),
         "request": asdict(folder.request),
         "config": _job_json(folder)["config"],
         "versions": versions(),
@@ -311,6 +312,17 @@ def _export(run: _Run, trainer: Trainer, mesh: MeshResult, device: torch.device)
     write_json(folder.partial_result / "result.json", info)
     folder.partial_result.rename(folder.result)
     run.progress("export", 1, 1, 0.0, 0.0)
+
+
+def _model_info(folder: JobFolder) -> dict[str, Any]:
+    """What an object made with the model must tell about it."""
+    from engine.guidance.model_table import find_model
+    from engine.training.teacher import make_guidance
+
+    model = find_model(folder.request.model)
+    config, n_steps = folder.config.guidance, folder.config.training.n_steps
+    scale = getattr(make_guidance(config, n_steps, n_steps), "guidance_scale", 0.0)  # a scheduled one: how it ended
+    return {"model_title": model.title, "model_licence": model.licence, "guidance": config.method, "guidance_scale": scale}
 
 
 def _job_json(folder: JobFolder) -> dict[str, Any]:

@@ -28,11 +28,21 @@ AlbedoFn = Callable[[Tensor], Tensor]
 INSET_OUTSIDE_CELLS, INSET_INSIDE_CELLS, INSET_SAMPLES = 1.0, 8.0, 27
 
 
+def corner_angles(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Angle of every triangle at each of its corners in radians, [F, 3] float64; 0 where an edge has no length."""
+    corners = np.asarray(vertices, np.float64)[faces]  # [F, 3, 3]
+    ahead, behind = np.roll(corners, -1, axis=1) - corners, np.roll(corners, 1, axis=1) - corners
+    return np.arctan2(np.linalg.norm(np.cross(ahead, behind), axis=-1), (ahead * behind).sum(-1))
+
+
 def vertex_normals(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Outward unit normals [V, 3] float32, mean of the faces round a vertex weighted by area; +Z where there is none."""
+    """Outward unit normals [V, 3] float32: mean of the faces round a vertex weighted by angle, as Blender has it, so that a normal
+    map baked against them fits there; +Z where there is none."""
     a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))
     face_normal = np.cross(b - a, c - a)
-    total = np.stack([np.bincount(faces.reshape(-1), np.repeat(face_normal[:, i], 3), minlength=len(vertices)) for i in range(3)], axis=1)
+    face_normal /= np.maximum(np.linalg.norm(face_normal, axis=1, keepdims=True), 1e-30)
+    weighted = (corner_angles(vertices, faces)[..., None] * face_normal[:, None]).reshape(-1, 3)  # [3F, 3]
+    total = np.stack([np.bincount(faces.reshape(-1), weighted[:, i], minlength=len(vertices)) for i in range(3)], axis=1)
     length = np.linalg.norm(total, axis=1, keepdims=True)
     return np.where(length > 1e-20, total / np.maximum(length, 1e-20), [0.0, 0.0, 1.0]).astype(np.float32)
 

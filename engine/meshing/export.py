@@ -1,4 +1,4 @@
-"""Write a finished mesh: what Blender imports (mesh.npz, albedo.png) and what every other program reads (GLB, OBJ, PLY).
+"""Write a finished mesh: what Blender imports (mesh.npz, albedo.png, normal.png) and what every other program reads (GLB, OBJ, PLY).
 
 Axes. Ours: Z up, front -Y. glTF: Y up, front +Z, by its standard; OBJ: the same, as Blender and most programs assume. So
 (x, y, z) is written as (x, z, -y), a rotation. PLY has no convention; Blender reads it Z up, and so it is written.
@@ -35,7 +35,7 @@ def to_bytes(image: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 
 def write_png(path: Path, image: NDArray[np.floating]) -> None:
-    """[H, W, 3] float in [0, 1], sRGB-encoded, rows from the top, as an 8-bit PNG."""
+    """[H, W, 3] float in [0, 1], rows from the top, as an 8-bit PNG: code values as they are, sRGB-encoded if they are colors."""
     PIL.Image.fromarray(to_bytes(image)).save(path, format="PNG")
 
 
@@ -69,6 +69,7 @@ def _textured(mesh: MeshResult, name: str, *, y_up: bool):  # type: ignore[no-un
         name=name,
         baseColorTexture=PIL.Image.fromarray(to_bytes(mesh.albedo)),
         baseColorFactor=[255, 255, 255, 255],
+        normalTexture=PIL.Image.fromarray(to_bytes(mesh.normal)) if mesh.normal is not None else None,
         metallicFactor=0.0,
         roughnessFactor=ROUGHNESS,
     )
@@ -112,6 +113,9 @@ def write_obj(path: Path, mesh: MeshResult, name: str = "asset") -> None:
         "Pm 0",
         f"map_Kd {path.stem}.png",
     ]
+    if mesh.normal is not None:  # `norm` is the PBR extension's word; `map_Bump` would be read as heights
+        material.append(f"norm {path.stem}_normal.png")
+        write_png(path.with_name(f"{path.stem}_normal.png"), mesh.normal)
     path.with_suffix(".mtl").write_text("\n".join(material) + "\n", encoding="utf-8")
     write_png(path.with_suffix(".png"), mesh.albedo)
 
@@ -135,9 +139,15 @@ def write_ply(path: Path, mesh: MeshResult) -> None:
 
 
 def write_result(folder: Path, mesh: MeshResult, slug: str = "asset") -> list[Path]:
-    """mesh.npz and albedo.png for Blender, <slug>.glb for everyone else, into a folder that exists. Returns the paths."""
+    """mesh.npz, albedo.png and, where there is one, normal.png for Blender, <slug>.glb for everyone else, into a folder that exists.
+
+    Returns the paths.
+    """
     paths = [folder / "mesh.npz", folder / "albedo.png", folder / f"{slug}.glb"]
     write_npz(paths[0], mesh)
     write_png(paths[1], mesh.albedo)
     write_glb(paths[2], mesh, slug)
+    if mesh.normal is not None:
+        paths.append(folder / "normal.png")
+        write_png(paths[3], mesh.normal)
     return paths

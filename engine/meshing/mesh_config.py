@@ -27,6 +27,8 @@ class MeshConfig:
     """Samples along each side of a texel when baking. 1..8."""
     padding: int = 4
     """Empty texels between two islands of the UV map. 1..64."""
+    normal_map: bool = True
+    """Bake the relief that the finished mesh is too coarse for into normal.png. Made only where triangles had to be taken away."""
     inset: bool = True
     """Read colors where a ray into the surface would see them, slightly inside, instead of exactly on the surface."""
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from engine.errors import UserError
 from engine.meshing.bake import AlbedoFn, bake_albedo, seen_depth, vertex_normals
-from engine.meshing.cleanup import decimate, open_edges, smooth, solid_pieces
+from engine.meshing.cleanup import decimate, open_edges, pieces, smooth, solid_pieces
 from engine.meshing.isosurface import COARSE_RESOLUTION, WORLD_BOX, DensityFn, occupied_box, sample_lattice, surface_of_lattice
 from engine.meshing.isovalue import field_silhouettes, isovalue_of_lattice
 from engine.meshing.mesh_config import MeshConfig
+from engine.meshing.normal_map import bake_normals
 from engine.meshing.raster import iou, silhouettes
 from engine.meshing.unwrap import unwrap, uv_overlap
 from engine.scene.cameras import Cameras
@@ -37,6 +38,7 @@ class MeshStats:
         isovalue: density at which the surface was cut.
         silhouette_iou: of the finished mesh against the field, over all views given, 0..1.
         seconds: wall time of the stage.
+        removed_pieces: loose pieces that were too small to keep, or inside another.
     """
 
     n_faces: int
@@ -46,6 +48,7 @@ class MeshStats:
     isovalue: float
     silhouette_iou: float
     seconds: float
+    removed_pieces: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class MeshResult:
         faces: [F, 3] int32, counter-clockwise seen from outside.
         corner_uvs: [F, 3, 2] float32 in [0, 1], origin bottom left.
         albedo: [S, S, 3] float32 in [0, 1], sRGB-encoded, rows from the top.
+        normal: [S, S, 3] float32 in [0, 1], tangent-space normals (n + 1) / 2 for smooth shading, rows from the top; None without.
     """
 
     vertices: NDArray[np.float32]
@@ -64,6 +68,7 @@ class MeshResult:
     corner_uvs: NDArray[np.float32]
     albedo: NDArray[np.float32]
     stats: MeshStats
+    normal: NDArray[np.float32] | None = None
 
 
 def _no_report(phase: str, fraction: float) -> None:
@@ -95,13 +100,14 @@ def make_mesh(
         raise ValueError(f"opacity must be [{len(cameras)}, H, W] for {len(cameras)} cameras, got {list(opacity.shape)}")
     started = time.monotonic()
     report("surface", 0.0)
-    vertices, faces, isovalue, cell = _surface(density_at, opacity, cameras, config, report, device)
+    surface = _surface(density_at, opacity, cameras, config, report, device)
     report("simplify", 0.4)
-    vertices, faces = decimate(smooth(vertices, faces, config.smoothing), faces, config.target_faces)
+    fine = smooth(surface.vertices, surface.faces, config.smoothing)
+    vertices, faces = decimate(fine, surface.faces, config.target_faces)
     report("unwrap", 0.5)
     corner_uvs, _ = unwrap(vertices, faces, texture_size=config.texture_size, padding=config.padding)
     report("bake", 0.8)
-    inset = seen_depth(density_at, vertices, vertex_normals(vertices, faces), cell, device=device) if config.inset else None
+    inset = seen_depth(density_at, vertices, vertex_normals(vertices, faces), surface.cell, device=device) if config.inset else None
     albedo, _ = bake_albedo(
         albedo_at,
         vertices,
@@ -111,25 +117,40 @@ def make_mesh(
         supersample=config.supersample,
         inset=inset,
         device=device,
-        report=lambda fraction: report("bake", 0.8 + 0.2 * fraction),
+        report=lambda fraction: report("bake", 0.8 + 0.15 * fraction),
     )
+    normal = None
+    if config.normal_map and len(faces) < len(surface.faces):
+        normal = bake_normals(vertices, faces, corner_uvs, fine, surface.faces, texture_size=config.texture_size, cell=surface.cell)
+    report("bake", 1.0)
     wanted = field_silhouettes(opacity)
     stats = MeshStats(
         n_faces=len(faces),
         open_edges=open_edges(faces),
         uv_overlap=uv_overlap(corner_uvs, config.texture_size),
         black_texels=int((~np.isfinite(albedo).all(axis=-1)).sum()),
-        isovalue=isovalue,
+        isovalue=surface.isovalue,
+        removed_pieces=surface.removed_pieces,
         silhouette_iou=iou(silhouettes(vertices, faces, cameras, *wanted.shape[1:]), wanted),
         seconds=time.monotonic() - started,
     )
-    return MeshResult(vertices, faces, corner_uvs, albedo, stats)
+    return MeshResult(vertices, faces, corner_uvs, albedo, stats, normal)
+
+
+@dataclass(frozen=True)
+class _Surface:
+    """The cleaned surface before smoothing and simplification."""
+
+    vertices: NDArray[np.float32]
+    faces: NDArray[np.int32]
+    isovalue: float
+    cell: float
+    removed_pieces: int
 
 
 def _surface(
     density_at: DensityFn, opacity: Tensor, cameras: Cameras, config: MeshConfig, report: ReportFn, device: torch.device | str
-) -> tuple[NDArray[np.float32], NDArray[np.int32], float, float]:
-    """Vertices, faces, isovalue and lattice spacing of the cleaned surface before simplification."""
+) -> _Surface:
     coarse = sample_lattice(density_at, resolution=COARSE_RESOLUTION, aabb=np.array(WORLD_BOX), device=device)
     highest = float(coarse.densities.max())
     if not highest > 0:
@@ -141,5 +162,7 @@ def _surface(
     fine = sample_lattice(density_at, resolution=config.resolution, aabb=box, device=device)
     report("surface", 0.2)
     isovalue = config.isovalue or isovalue_of_lattice(fine, opacity, cameras, min_component=config.min_component).isovalue
-    vertices, faces = solid_pieces(*surface_of_lattice(fine, isovalue), min_component=config.min_component)
-    return vertices, faces, isovalue, fine.spacing
+    raw_vertices, raw_faces = surface_of_lattice(fine, isovalue)
+    vertices, faces = solid_pieces(raw_vertices, raw_faces, min_component=config.min_component)
+    removed = pieces(raw_faces, len(raw_vertices)).max() - pieces(faces, len(vertices)).max()
+    return _Surface(vertices, faces, isovalue, fine.spacing, int(removed))

@@ -49,8 +49,8 @@ def test_every_line_is_a_message_and_every_event_is_in_the_folder_with_its_time(
 def test_the_result_folder_holds_what_blender_and_others_import(finished):
     result = finished.folder / "result"
     names = {path.name for path in result.iterdir()}
-    models = {"a-red-mug.glb", "a-red-mug.obj", "a-red-mug.mtl", "a-red-mug.png", "a-red-mug.ply"}
-    assert names == {"mesh.npz", "albedo.png", "thumbnail.png", "turntable.mp4", "result.json"} | models
+    models = {"a-red-mug.glb", "a-red-mug.obj", "a-red-mug.mtl", "a-red-mug.png", "a-red-mug_normal.png", "a-red-mug.ply"}
+    assert names == {"mesh.npz", "albedo.png", "normal.png", "thumbnail.png", "turntable.mp4", "result.json"} | models
     with np.load(result / "mesh.npz", allow_pickle=False) as mesh:
         n_vertices, n_faces = len(mesh["vertices"]), len(mesh["faces"])
         assert mesh["vertices"].dtype == np.float32 and mesh["faces"].dtype == np.int32
@@ -59,6 +59,7 @@ def test_the_result_folder_holds_what_blender_and_others_import(finished):
     assert info["stats"]["n_faces"] == n_faces and info["stats"]["n_vertices"] == n_vertices
     assert info["stats"]["open_edges"] == 0
     assert (info["prompt"], info["seed"], info["steps_done"], info["finished_early"]) == ("a red mug", 3, 6, False)
+    assert (info["model_licence"], info["guidance"], info["guidance_scale"]) == ("unknown", "image-target", 4.0)
     assert {"load", "train", "mesh", "export", "total"} == info["seconds"].keys()
     assert info["config"]["training"]["n_steps"] == 6 and info["versions"]["torch"]
     assert 50e6 < info["peak_memory_bytes"] < 20e9
