@@ -68,10 +68,11 @@ class EngineProcess:
     Args:
         command: program and arguments.
         log_path: gets the engine's stderr, after what is in it. Its folder is created.
+        environ: the engine's environment; what leads another Python astray is left out.
     Raises: OSError if the program cannot be started.
     """
 
-    def __init__(self, command: Sequence[str], log_path: Path) -> None:
+    def __init__(self, command: Sequence[str], log_path: Path, environ: Mapping[str, str] = os.environ) -> None:
         log_path.parent.mkdir(parents=True, exist_ok=True)
         self.log_path = log_path
         self.events: queue.SimpleQueue[Incoming] = queue.SimpleQueue()
@@ -87,7 +88,7 @@ class EngineProcess:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=log_path.parent,
-                env=scrubbed_environment(os.environ),
+                env=scrubbed_environment(environ),
                 **detached(),
             )
         self._reader = threading.Thread(target=self._read, name="dreamfusion-reader", daemon=True)

@@ -4,6 +4,7 @@ import bpy
 
 from .camera_preview import DREAMFUSION_PG_camera
 from .import_settings import DREAMFUSION_PG_asset, DREAMFUSION_PG_importing
+from .models import DREAMFUSION_PG_model
 from .option_panels import DREAMFUSION_PG_engine, DREAMFUSION_PG_option
 
 PRESETS = (
@@ -82,6 +83,7 @@ class DREAMFUSION_PG_window(bpy.types.PropertyGroup):
     )
     history_index: bpy.props.IntProperty(name="Job", description="The job that is chosen in the history", options={"SKIP_SAVE"})  # type: ignore[valid-type]
     queue_index: bpy.props.IntProperty(name="Waiting Job", description="The job that is chosen in the queue", options={"SKIP_SAVE"})  # type: ignore[valid-type]
+    models: bpy.props.CollectionProperty(type=DREAMFUSION_PG_model, options={"SKIP_SAVE"})  # type: ignore[valid-type]
     model_index: bpy.props.IntProperty(name="Model", description="The model that is chosen in the list", options={"SKIP_SAVE"})  # type: ignore[valid-type]
 
 

@@ -1,0 +1,123 @@
+"""Models: what there is, what it costs, fetching and deleting it. Drawn in the preferences; the sidebar has a menu of the models.
+
+Draws read what `models` knows, never the disk.
+"""
+
+from __future__ import annotations
+
+import bpy
+
+from ..core import model_list
+from ..core.model_list import ModelRow
+from ..core.task_process import TaskState, TaskStatus
+from . import tasks
+from .drawing import draw_text
+from .models import WORK_TASK, find_row, icon_of, missing_model, model_items, rows, sync_list, vram_gb, work_id
+
+__all__ = ["draw_choice", "draw_page", "missing_model", "model_items", "vram_gb"]
+
+MIN_ROWS = 5
+
+
+class DREAMFUSION_UL_models(bpy.types.UIList):
+    def draw_item(self, _context, layout, _data, item, _icon_value, _active_data, _active_property, _index) -> None:  # type: ignore[no-untyped-def]
+        row = find_row(item.name)
+        if row is None:
+            layout.label(text=item.name)
+            return
+        line = layout.split(factor=0.45)
+        line.label(text=row.title, icon=icon_of(row))
+        numbers = line.row()
+        numbers.label(text=row.size_text)
+        numbers.label(text=row.vram_text)
+        numbers.label(text=row.state_text)
+
+
+class DREAMFUSION_MT_models(bpy.types.Menu):
+    bl_label = "Model"
+    bl_description = "The diffusion model that judges the pictures"
+
+    def draw(self, _context: bpy.types.Context) -> None:
+        for row in rows():
+            self.layout.operator("dreamfusion.choose_model", text=row.title, icon=icon_of(row)).model = row.id
+        self.layout.separator()
+        self.layout.operator("dreamfusion.models_page", icon="PREFERENCES")
+
+
+def draw_choice(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
+    """The scene's model as a menu, and what stands in its way."""
+    row = find_row(settings.model)
+    line = layout.row(align=True)
+    line.menu("DREAMFUSION_MT_models", text=row.title if row is not None else settings.model, icon=icon_of(row) if row else "FILE_FOLDER")
+    line.operator("dreamfusion.models_page", text="", icon="PREFERENCES")
+    if row is not None and not row.installed:
+        draw_download(layout, row)
+
+
+def draw_download(layout: bpy.types.UILayout, row: ModelRow) -> None:
+    """Download, or its bar with Cancel; where Blender is offline, the sentence and the button that allows it."""
+    state = tasks.state(WORK_TASK)
+    if state is not None and state.is_active and work_id() == row.id:
+        _draw_bar(layout, state)
+    elif row.is_downloadable:
+        verb = "Continue Download" if row.partial_bytes else "Download"
+        layout.operator("dreamfusion.model_download", text=f"{verb} ({row.size_text})", icon="IMPORT").model = row.id
+        if not bpy.app.online_access:
+            draw_text(layout, "Blender may not go online.", icon="INTERNET_OFFLINE")
+            if not bpy.app.online_access_override:
+                layout.operator("extensions.userpref_allow_online", text="Allow Online Access")
+
+
+def _draw_bar(layout: bpy.types.UILayout, state: TaskState) -> None:
+    line = layout.row(align=True)
+    line.progress(factor=state.fraction, text=model_list.progress_text(state.done, state.of) or "Starting")
+    line.operator("dreamfusion.model_cancel", text="", icon="X")
+
+
+def draw_page(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """The list with its buttons, and what is to be known of the chosen model. For the add-on's preferences."""
+    window = context.window_manager.dreamfusion
+    if [item.name for item in window.models] != [row.id for row in rows()] and not bpy.app.timers.is_registered(sync_list):
+        bpy.app.timers.register(sync_list, first_interval=0.0)
+    line = layout.row()
+    line.template_list("DREAMFUSION_UL_models", "", window, "models", window, "model_index", rows=MIN_ROWS)
+    buttons = line.column(align=True)
+    buttons.operator("dreamfusion.model_add", text="", icon="ADD")
+    row = rows()[min(window.model_index, len(rows()) - 1)]
+    removing = buttons.column(align=True)
+    removing.enabled = row.can_remove
+    removing.operator("dreamfusion.model_remove", text="", icon="TRASH").model = row.id
+    buttons.separator()
+    buttons.operator("dreamfusion.models_refresh", text="", icon="FILE_REFRESH")
+    _draw_details(layout.box(), row)
+    state = tasks.state(WORK_TASK)
+    if state is None:
+        return
+    if state.is_active:
+        if row.installed or work_id() != row.id:
+            layout.label(text=f"{work_id()}: {state.phase or 'starting'}")
+            _draw_bar(layout, state)
+    elif state.text and state.status is not TaskStatus.CANCELLED:
+        box = layout.box()
+        box.alert = state.status is TaskStatus.FAILED
+        draw_text(box, state.sentence, icon="ERROR" if state.status is TaskStatus.FAILED else "INFO")
+
+
+def _draw_details(box: bpy.types.UILayout, row: ModelRow) -> None:
+    box.label(text=row.title, icon=icon_of(row))
+    draw_text(box, row.note)
+    facts = [f"Licence: {row.licence}", f"{row.resolution_px} px", row.vram_text, row.size_text, row.state_text]
+    draw_text(box, " · ".join(fact for fact in facts if fact))
+    if row.gated:
+        draw_text(box, "Its owner gives it to those who accepted the licence; the download says where.", icon="LOCKED")
+    if row.folder:
+        box.label(text=row.folder, icon="FILE_FOLDER")
+    if row.installed:
+        line = box.row(align=True)
+        line.operator("dreamfusion.choose_model", text="Use in This Scene").model = row.id
+        line.operator("dreamfusion.model_check", text="Check").model = row.id
+    else:
+        draw_download(box, row)
+
+
+CLASSES = (DREAMFUSION_UL_models, DREAMFUSION_MT_models)
