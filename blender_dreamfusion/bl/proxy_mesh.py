@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bpy
 import numpy as np
+from mathutils import Matrix
 
 from ..core.proxy_file import ProxyMesh
 from ..core.view_numbers import Placement, as_matrix
@@ -28,7 +29,7 @@ def show(scene: bpy.types.Scene, proxy: ProxyMesh, placement: Placement) -> bpy.
         scene.collection.objects.link(obj)
         obj.hide_select = obj.hide_render = True
     _fill(obj.data, proxy)
-    obj.matrix_world = [list(row) for row in as_matrix(placement.object_to_world)]
+    obj.matrix_world = Matrix(as_matrix(placement.object_to_world).tolist())
     return obj
 
 
