@@ -72,6 +72,8 @@ class DREAMFUSION_OT_generate(bpy.types.Operator):
             entries = self._entries(context)
         except (ValueError, OSError) as error:
             return refuse(self, str(error))
+        if self._takes_new_seed(context):
+            context.scene.dreamfusion.seed = entries[0].request.seed  # what was made can be made again
         return begin(self, context, entries)
 
     def _entries(self, context: bpy.types.Context) -> list[QueueEntry]:
@@ -101,17 +103,14 @@ class DREAMFUSION_OT_generate(bpy.types.Operator):
             negative=self._value(context, "negative"),
             model=self._value(context, "model"),
             preset=self._value(context, "preset"),
-            seed=self._seed(context),
+            seed=random.randrange(MAX_SEED + 1) if self._takes_new_seed(context) else self._value(context, "seed"),
             overrides=overrides,
             reference_image=picture,
             start_from=bpy.path.abspath(self.start_from) if self.start_from else "",
         )
 
-    def _seed(self, context: bpy.types.Context) -> int:
-        settings = context.scene.dreamfusion
-        if settings.new_seed_each_time and not self._is_given("seed"):
-            settings.seed = random.randrange(MAX_SEED + 1)  # into the panel too: what was made can be made again
-        return int(self._value(context, "seed"))
+    def _takes_new_seed(self, context: bpy.types.Context) -> bool:
+        return context.scene.dreamfusion.new_seed_each_time and not self._is_given("seed")
 
     def _is_given(self, name: str) -> bool:
         return bool(self.properties.is_property_set(name))

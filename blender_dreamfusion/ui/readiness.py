@@ -9,7 +9,7 @@ import bpy
 
 from ..core.engine_options import engine_options, fault
 from ..core.estimates import cost_texts
-from . import history, preferences
+from . import history, models, preferences
 from .ids import ADDON_PACKAGE
 from .option_panels import changed_options
 
@@ -35,6 +35,12 @@ def reason_against(context: bpy.types.Context) -> Reason | None:
     if not settings.prompt.strip():
         path = "scene.dreamfusion.prompt"
         return Reason("no prompt", "wm.context_set_string", f'Try "{EXAMPLE}"', "LIGHT", (("data_path", path), ("value", EXAMPLE)))
+    model = models.missing_model(settings.model)
+    if model is not None:
+        if model.is_downloadable and bpy.app.online_access:
+            button = f"Download {model.title}"
+            return Reason("the model is not here", "dreamfusion.model_download", button, "IMPORT", (("model", model.id),))
+        return Reason("the model is not here", "dreamfusion.models_page", "Models", "PREFERENCES")
     for key, text in changed_options(settings).items():
         if wrong := fault(engine_options()[key], text):
             return Reason(wrong, "dreamfusion.reset_options", "Reset to Preset", "LOOP_BACK", (("key", key),))
@@ -47,8 +53,8 @@ def button_text(settings: bpy.types.PropertyGroup) -> str:
 
 def cost_lines(settings: bpy.types.PropertyGroup) -> tuple[str, ...]:
     """What the quality stands for and what it takes, a line each."""
-    overrides = changed_options(settings)
-    return cost_texts(history.records(), settings.preset, overrides, model=settings.model, vram_gb=0.0)
+    vram_gb = models.vram_gb(settings.model)
+    return cost_texts(history.records(), settings.preset, changed_options(settings), model=settings.model, vram_gb=vram_gb)
 
 
 CLASSES = ()

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import bpy
+import numpy as np
 
 from ..core.naming import slug
 from . import runtime
@@ -55,7 +56,7 @@ def _written(image: bpy.types.Image, folder: Path) -> Path:
         raise ValueError(f"The image {image.name} cannot be a reference: it is no still picture, or is not loaded. {fix}")
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{os.getpid()}.partial.png"
-    copy = image.copy()  # saving must not change the artist's own image
+    copy = _copied(image)  # saving must not change the artist's own image
     try:
         copy.file_format = "PNG"
         copy.save(filepath=str(partial))
@@ -68,6 +69,16 @@ def _written(image: bpy.types.Image, folder: Path) -> Path:
     path = folder / f"{slug(image.name, 40)}-{hashlib.sha256(partial.read_bytes()).hexdigest()[:12]}.png"
     partial.replace(path)
     return path
+
+
+def _copied(image: bpy.types.Image) -> bpy.types.Image:
+    """A new image with the same pixels; Image.copy() forgets what was painted."""
+    copy = bpy.data.images.new(image.name, *image.size, alpha=True, float_buffer=image.is_float)
+    copy.colorspace_settings.name = image.colorspace_settings.name
+    pixels = np.empty(4 * image.size[0] * image.size[1], np.float32)
+    image.pixels.foreach_get(pixels)
+    copy.pixels.foreach_set(pixels)
+    return copy
 
 
 class DREAMFUSION_OT_set_reference(bpy.types.Operator):

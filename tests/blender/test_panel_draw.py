@@ -88,7 +88,8 @@ def test_before_set_up_the_button_says_why_and_another_mends_it(addon):
     addon("ui.preferences").forget_cache()
     recorder = draw()
     assert "Cannot generate: the engine is not set up" in recorder.texts()
-    assert recorder.operators()[0] == "dreamfusion.generate" and len(recorder.operators()) > 1
+    after = recorder.operators()[recorder.operators().index("dreamfusion.generate") + 1 :]
+    assert after[0] == "preferences.addon_show"
 
 
 def test_without_a_prompt_the_button_asks_for_one_and_with_one_it_generates(is_set_up):
@@ -107,6 +108,20 @@ def test_an_option_that_the_engine_would_refuse_is_named_and_can_be_reset(is_set
     recorder = draw()
     assert "Cannot generate: Size (px) must be step,value,step,value" in recorder.texts()
     assert "dreamfusion.reset_options" in recorder.operators()
+
+
+def test_a_model_that_is_not_here_is_said_with_the_way_to_it(is_set_up):
+    settings = bpy.context.scene.dreamfusion
+    settings.prompt, settings.model = "a red mug", "sd21-base"
+    recorder = draw()
+    assert "Cannot generate: the model is not here" in recorder.texts() and "VRAM: 8 GB" in recorder.texts()
+    assert recorder.operators()[1] == "dreamfusion.models_page", "Blender is offline here"
+
+
+def test_the_time_is_that_of_finished_jobs_where_there_are_some(addon, monkeypatch):
+    record = addon("core.estimates").Record("draft", 300.0)
+    monkeypatch.setattr(addon("ui.history"), "records", lambda: (record,))
+    assert "About 5 min · VRAM: none" in draw().texts()
 
 
 def test_the_numbers_of_the_quality_stand_beneath_it():
