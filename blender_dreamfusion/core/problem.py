@@ -14,9 +14,8 @@ _MEMORY_WORDS = re.compile(
     r"out of memory|OutOfMemoryError|MemoryError|CUBLAS_STATUS_ALLOC_FAILED|bad_alloc|allocate memory|not enough memory", re.IGNORECASE
 )
 # A fix of the engine is worded for the command line; these are the places of the same things in Blender.
+_RESUME = re.compile(r"\b(U|u|T|t|C|c)(?:se|ry again with|ontinue it with|ontinue with) --resume\b(?: to continue it)?")
 _IN_BLENDER = (
-    (re.compile(r"(?:Use|Try again with|Continue it with) --resume\b( to continue it)?"), "Continue it in the history"),
-    (re.compile(r"continue with --resume\b"), "continue it in the history"),
     (re.compile(r"--overwrite\b"), "delete it there"),
     (re.compile(r"--out\b"), "jobs folder"),
 )
@@ -38,6 +37,7 @@ class Problem:
 
 def fix_in_blender(fix: str) -> str:
     """A fix of the engine without the flags of its command line: "Use --seed 0." becomes "Use seed 0."."""
+    fix = _RESUME.sub(lambda match: f"{'C' if match[1].isupper() else 'c'}ontinue it in the history", fix)
     for pattern, words in _IN_BLENDER:
         fix = pattern.sub(words, fix)
     return _FLAG.sub(lambda match: match[1].replace("-", "_"), fix)

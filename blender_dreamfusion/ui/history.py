@@ -126,6 +126,10 @@ def _follow(state: JobState) -> None:
             read_again()
 
 
+def _search_changed(_group: object, _context: object) -> None:
+    show_matches()
+
+
 class DREAMFUSION_PG_row(bpy.types.PropertyGroup):
     """A row of a list, without content: what it shows is kept outside Blender's data."""
 
@@ -136,7 +140,7 @@ class DREAMFUSION_PG_history(bpy.types.PropertyGroup):
         name="Search",
         description="Show the jobs with these words in prompt, quality, model, state, date or seed",
         options={"SKIP_SAVE", "TEXTEDIT_UPDATE"},
-        update=lambda _group, _context: show_matches(),
+        update=_search_changed,
     )
 
 

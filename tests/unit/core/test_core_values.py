@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from blender_dreamfusion.core import job_state, naming, settings
+from blender_dreamfusion.core import install_engine, job_state, naming, settings
 from blender_dreamfusion.core.job_state import JobState, Status
-from blender_dreamfusion.core.problem import Problem, exit_problem
+from blender_dreamfusion.core.problem import Problem, exit_problem, fix_in_blender
 from blender_dreamfusion.core.protocol import messages
 from blender_dreamfusion.core.terminal import TerminalProgress, progress_line
 
@@ -91,6 +91,22 @@ def test_headline_tells_phase_step_and_time_left():
     assert job_state.headline(running(phase="mesh", of=0, eta_s=-1.0)) == "Making the mesh"
 
 
+@pytest.mark.parametrize(
+    ("on_the_command_line", "in_blender"),
+    [
+        ("Use --seed 0.", "Use seed 0."),
+        ("Make room or give access, then continue with --resume.", "Make room or give access, then continue it in the history."),
+        ("Try again with --resume.", "Continue it in the history."),
+        ("Continue it with --resume.", "Continue it in the history."),
+        ("Make room, or use another --out.", "Make room, or use another jobs folder."),
+        ("Use a smaller --training.batch-size or --device cpu.", "Use a smaller training.batch_size or device cpu."),
+        ("Take the preset draft.", "Take the preset draft."),
+    ],
+)
+def test_fixes_of_the_engine_are_told_in_blenders_words(on_the_command_line, in_blender):
+    assert fix_in_blender(on_the_command_line) == in_blender
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(0.2, "0 s"), (59.4, "59 s"), (60, "1 min"), (119.6, "2 min"), (7500, "2 h 5 min")])
 def test_durations_are_rounded_words(seconds, words):
     assert job_state.duration(seconds) == words
@@ -127,9 +143,12 @@ def test_engine_python_comes_from_the_environment_then_the_preference_then_the_o
     assert settings.find_engine_python("", tmp_path, {}) is None
     assert settings.find_engine_python("env/bin/python", tmp_path, {}) == Path.cwd() / "env/bin/python", "the engine runs elsewhere"
     assert settings.find_engine_python("sh", tmp_path, {}).is_absolute()
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "python").touch()
-    assert settings.find_engine_python("", tmp_path, {}) == tmp_path / "bin" / "python"
+    python = install_engine.venv_python(tmp_path)
+    python.parent.mkdir(parents=True)
+    python.touch()
+    assert settings.find_engine_python("", tmp_path, {}) is None, "a set-up that was broken off"
+    install_engine.write_state(tmp_path, {"phases": {}, "is_complete": True})
+    assert settings.find_engine_python("", tmp_path, {}) == python
 
 
 def test_request_is_built_as_typed_and_bad_words_are_sentences():
