@@ -28,12 +28,10 @@ SIZE_PX = 256
 # Room round the object: matter beside it is seen by the known camera and pulled away.
 FRAME = 1.25
 MIN_SIDE_PX, MAX_SIDE_PX = 16, 8192
-# Backgrounds are told at this size: enough for an outline, quick for any photo.
+# Objects are told from backgrounds at this size: enough for an outline, quick for any photo.
 WORK_PX = 512
 FORMATS = ("PNG", "JPEG", "WEBP")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
-# Less than this is the object's edge or the noise of a lossy file, not a transparent background.
-OPAQUE = 250
 # Colours nearer than this to the background's are background, in Lab; two neighbouring gray cards differ by some 5.
 TOLERANCE_LAB = 10.0
 # How much of the border must be of the background's colour. The object may be cut by one edge.
@@ -51,15 +49,13 @@ def prepare_picture(path: Path) -> Pixels:
     Raises: UserError, code "image", if it is no picture, too large, or shows no object.
     """
     image = _read(path)
-    if image.mode == "RGBA" and _is_transparent(image):
-        pixels = np.asarray(image, np.float32) / 255
-        if pixels[..., 3].max() < 0.5:
-            raise _error(f"The picture {path} is transparent all over.", "Give a picture that shows the object.")
-    else:
-        image = image.convert("RGB")
-        image.thumbnail((WORK_PX, WORK_PX), PIL.Image.Resampling.BOX)
-        colors = np.asarray(image, np.float32) / 255
-        pixels = np.concatenate([colors, _foreground(colors, path)[..., None]], axis=-1)
+    image.thumbnail((WORK_PX, WORK_PX), PIL.Image.Resampling.BOX)
+    pixels = np.asarray(image, np.float32) / 255
+    seen = pixels[..., 3] >= 0.5
+    if seen.mean() < MIN_SHARE:
+        raise _error(f"The picture {path} is transparent all over.", "Give a picture that shows the object.")
+    if seen.mean() > 1 - MIN_SHARE:  # alpha says nothing
+        pixels[..., 3] = _foreground(pixels[..., :3], path)
     return _framed(pixels)
 
 
@@ -85,7 +81,7 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, s
 
 
 def _read(path: Path) -> PIL.Image.Image:
-    """The picture upright, RGB or RGBA."""
+    """The picture upright, RGBA."""
     if path.is_dir():
         raise _error(f"The picture {path} is a folder.", "Give a PNG, JPG or WebP file.")
     if not path.is_file():
@@ -114,14 +110,9 @@ def _read(path: Path) -> PIL.Image.Image:
             raise _error(f"The picture {path} has colors of the kind {image.mode}, not RGB.", "Save it as RGB with 8 bits a channel.")
         try:
             image.load()
-            has_alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
-            return PIL.ImageOps.exif_transpose(image).convert("RGBA" if has_alpha else "RGB")
+            return PIL.ImageOps.exif_transpose(image).convert("RGBA")
         except _DAMAGED as error:
             raise _error(f"The picture {path} is damaged or was cut short.", "Give another copy of it.") from error
-
-
-def _is_transparent(image: PIL.Image.Image) -> bool:
-    return bool(np.asarray(image.getchannel("A")).min() < OPAQUE)
 
 
 def _foreground(colors: Pixels, path: Path) -> Pixels:

@@ -112,6 +112,19 @@ def test_a_large_picture_is_read_like_a_small_one(tmp_path):
     is_the_drawing(prepare_picture(saved(tmp_path, drawing((2000, 1600), box, (255, 255, 255, 255)).convert("RGB"))))
 
 
+def test_alpha_that_hides_nothing_is_no_outline(tmp_path):
+    image = drawing(background=(255, 255, 255, 255))
+    image.putpixel((0, 0), (255, 255, 255, 0))
+    is_the_drawing(prepare_picture(saved(tmp_path, image)))
+
+
+def test_a_picture_of_the_largest_size_is_read(tmp_path):
+    image = PIL.Image.new("L", (8192, 4000), 255)
+    image.paste(0, (3000, 1000, 5000, 3000))
+    pixels = prepare_picture(saved(tmp_path, image, compress_level=1))
+    assert pixels[..., 3].sum() == pytest.approx((SIZE_PX / FRAME) ** 2 / 2, rel=0.05)
+
+
 def test_a_prepared_picture_stays_as_it_is(tmp_path):
     first = prepare_picture(saved(tmp_path, drawing()))
     write_picture(tmp_path / "reference.png", first)
