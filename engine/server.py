@@ -43,7 +43,7 @@ from engine.version import ENGINE_VERSION
 
 HEARTBEAT_S = 1.0
 # A step or a mesh phase ends well within this; a load that hangs does not, and must not outlive Blender.
-EXIT_GRACE_S = 10.0
+EXIT_GRACE_S = 7.0
 
 
 class Server:
