@@ -115,6 +115,11 @@ def refresh(context: bpy.types.Context) -> bool:
     return True
 
 
+def folder_changed(_preferences: object, context: bpy.types.Context) -> None:
+    """Another models folder holds other models."""
+    refresh(context)
+
+
 def _listed(state: TaskState) -> None:
     new = model_list.rows_from(state.result.get("models")) if state.status is TaskStatus.DONE else ()
     if new:
