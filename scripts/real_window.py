@@ -73,7 +73,7 @@ class Place:
         if self.root is None:
             return python
         program = folder / "machines-python"
-        program.write_text(f'#!/bin/sh\nexec chroot /host "{python}" "$@"\n')
+        program.write_text(f'#!/bin/sh\nexec /usr/sbin/chroot /host "{python}" "$@"\n')
         program.chmod(0o755)
         return program
 

@@ -74,7 +74,11 @@ class Window:
 
     def screenshot(self, path: Path, part: str = "window") -> Path:
         """Save what the screen shows; `part`: "window", or "sidebar" for the 3D view's sidebar alone."""
-        time.sleep(0.5)  # what was just changed is drawn with the next frame
+        self.ask(
+            "for window in bpy.context.window_manager.windows:\n"
+            "    for area in window.screen.areas: area.tag_redraw()\n"
+            "    with bpy.context.temp_override(window=window): bpy.ops.wm.redraw_timer(type='DRAW_WIN_SWAP', iterations=1)"
+        )
         width, height, pixels = read_screen(self.folder)
         screen = Image.frombuffer("RGB", (width, height), pixels, "raw", "BGRX", 0, 1)
         left, top, width, height = self.sidebar() if part == "sidebar" else (0, 0, width, height)
