@@ -53,3 +53,36 @@ def write_box_result(folder: Path, prompt: str = "a red box", seed: int = 7) -> 
     write_png(folder / "albedo.png", pixels)
     (folder / "result.json").write_text(json.dumps({"request": {"prompt": prompt, "seed": seed, "preset": "draft"}, "engine": "0.1.0"}))
     return folder
+
+
+TORUS = (0.55, 0.2)
+TORUS_PX = 128
+
+
+def torus_color(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """[..., 3] in [0, 1] of the angles round the axis and round the tube, as fractions of a turn; no seam."""
+    turn = 2 * np.pi
+    return np.stack([0.5 + 0.4 * np.cos(turn * u), 0.5 + 0.4 * np.sin(turn * u), 0.5 + 0.4 * np.cos(turn * v)], axis=-1)
+
+
+def write_torus_result(folder: Path, n_round: int = 96, n_tube: int = 32, prompt: str = "a torus") -> Path:
+    """A closed ring of 2 * n_round * n_tube triangles, 0.4 high, whose colors tell where a point of its surface lies."""
+    big, small = TORUS
+    u, v = np.meshgrid(np.arange(n_round) / n_round, np.arange(n_tube) / n_tube, indexing="ij")
+    a, b = 2 * np.pi * u, 2 * np.pi * v
+    rho = big + small * np.cos(b)
+    vertices = np.stack([rho * np.cos(a), rho * np.sin(a), small * np.sin(b)], axis=-1).reshape(-1, 3)
+    i, j = (grid.reshape(-1) for grid in np.meshgrid(np.arange(n_round), np.arange(n_tube), indexing="ij"))
+    quad = np.stack([np.stack([i, i + 1, i + 1, i], 1), np.stack([j, j, j + 1, j + 1], 1)], axis=-1)  # [n, 4, 2]
+    triangles = quad[:, [[0, 1, 2], [0, 2, 3]]].reshape(-1, 3, 2)
+    faces = triangles[..., 0] % n_round * n_tube + triangles[..., 1] % n_tube
+    folder.mkdir(parents=True)
+    uvs = triangles / np.array([n_round, n_tube])
+    np.savez(folder / "mesh.npz", vertices=np.float32(vertices), faces=np.int32(faces), corner_uvs=np.float32(uvs))
+    center = (np.arange(TORUS_PX) + 0.5) / TORUS_PX
+    picture = torus_color(*np.meshgrid(center, 1 - center))  # rows from the top
+    write_png(folder / "albedo.png", np.uint8(picture * 255 + 0.5))
+    write_png(folder / "thumbnail.png", np.uint8(picture * 255 + 0.5))
+    info = {"request": {"prompt": prompt, "seed": 1, "preset": "draft"}, "model_licence": "CC0-1.0", "engine": "0.1.0"}
+    (folder / "result.json").write_text(json.dumps(info))
+    return folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class Exporter:
     """The add-on that brings the operator, as the preferences call it; empty: built in."""
     writes_textures: bool = True
     """Whether packed pictures reach the file or its folder by themselves."""
+    uses_window: bool = False
+    """Whether it takes its scene from the window, whatever the context says, and would crash if the two differed."""
 
 
 EXPORTERS: dict[str, Exporter] = {
@@ -39,8 +41,9 @@ EXPORTERS: dict[str, Exporter] = {
         "For the web and game engines, one file with its textures",
         (".glb",),
         "export_scene.gltf",
-        {"export_format": "GLB", "use_selection": True, "export_apply": True},
+        {"export_format": "GLB", "use_selection": True, "use_active_scene": True, "export_apply": True},
         addon="glTF 2.0 format",
+        uses_window=True,
     ),
     "OBJ": Exporter(
         "Wavefront (.obj)",
@@ -98,7 +101,7 @@ def export_objects(objects: Sequence[bpy.types.Object], path: Path, file_format:
     settings = {name: value for name, value in exporter.settings.items() if name in known}
     try:
         written = [] if exporter.writes_textures else write_textures(objects, path.parent)
-        with _shown(objects), scratch_scene(objects):
+        with _shown(objects), scratch_scene(objects) as scene, _in_window(scene) if exporter.uses_window else nullcontext():
             operator(filepath=str(path), **settings)
     except (RuntimeError, OSError) as error:
         raise ExportError(f"{path} could not be written ({str(error).strip()}). Choose another folder or format.") from error
@@ -129,6 +132,18 @@ def _operator(exporter: Exporter) -> Any:
     except KeyError:
         return None
     return operator
+
+
+@contextmanager
+def _in_window(scene: bpy.types.Scene) -> Iterator[None]:
+    """Show `scene` in the window while the block runs."""
+    window = bpy.context.window or bpy.context.window_manager.windows[0]
+    before = window.scene
+    window.scene = scene
+    try:
+        yield
+    finally:
+        window.scene = before
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def pack(image: bpy.types.Image) -> None:
     """Put the picture into the .blend, under a name of its own and not the path on this computer (exporters use it)."""
     image.pack()
     path = f"//{image.name}.png"
-    image.filepath = path
+    image.filepath_raw = path  # `filepath` would look for the file at once and complain
     for packed in image.packed_files:
         packed.filepath = path
 

@@ -59,8 +59,7 @@ def _quad_mesh(old: bpy.types.Mesh, n_quads: int) -> bpy.types.Mesh:
         with scratch_object(mesh) as low:
             with scratch_scene([low]):
                 _quadriflow(low, n_quads)
-                mesh = low.data
-                _unwrap(mesh)
+                _unwrap(low)
             shade(mesh, "SMOOTH")
             material = old.materials[0] if old.materials else None
             images = _bake(old, low, image_of(material, "Base Color"))
@@ -92,15 +91,19 @@ def _quadriflow(low: bpy.types.Object, n_quads: int) -> None:
         raise _RefusedError("QuadriFlow refused the surface, which has holes or folds")
 
 
-def _unwrap(mesh: bpy.types.Mesh) -> None:
-    """A new UV map by angle, on the active object of the scratch scene."""
-    bpy.ops.object.mode_set(mode="EDIT")
+def _unwrap(low: bpy.types.Object) -> None:
+    """A new UV map by angle. Inside another operator Blender looks for the edited object in the window, so it is named."""
     try:
-        bpy.ops.mesh.select_all(action="SELECT")
-        bpy.ops.uv.smart_project(angle_limit=math.radians(UV_ANGLE_DEG), island_margin=UV_MARGIN)
-    finally:
-        bpy.ops.object.mode_set(mode="OBJECT")
-    if not mesh.uv_layers:
+        bpy.ops.object.mode_set(mode="EDIT")
+        try:
+            with bpy.context.temp_override(edit_object=low):
+                bpy.ops.mesh.select_all(action="SELECT")
+                bpy.ops.uv.smart_project(angle_limit=math.radians(UV_ANGLE_DEG), island_margin=UV_MARGIN)
+        finally:
+            bpy.ops.object.mode_set(mode="OBJECT")
+    except RuntimeError as error:
+        raise _RefusedError(f"the new surface could not be unwrapped ({str(error).strip()})") from error
+    if not low.data.uv_layers:
         raise _RefusedError("the new surface could not be unwrapped")
 
 

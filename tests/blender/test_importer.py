@@ -1,10 +1,14 @@
 """What stands in the scene after an import, step by step."""
 
+import json
 import re
+import subprocess
 
 import bpy
 import numpy as np
 import pytest
+
+from tests.blender_results import ROOT
 
 
 def import_box(folder, **arguments):
@@ -158,6 +162,184 @@ def test_operator_and_function_import_the_same_mesh(result_folder, addon):
     np.testing.assert_array_equal(positions(by_operator), positions(direct.obj))
     assert direct.summary.startswith("a-red-box.001: 12 triangles, watertight, 32 px texture, in ")
     assert str(result_folder) in direct.summary
+
+
+def test_provenance_names_licence_and_guidance_where_the_engine_tells_them(result_folder):
+    info = {"prompt": "a red box", "model_licence": "CC0-1.0", "guidance": "sds", "guidance_scale": 50.0, "steps_done": 12}
+    (result_folder / "result.json").write_text(json.dumps(info))
+    obj = import_box(result_folder)
+    assert {name: obj[f"dreamfusion_{name}"] for name in info} == info
+
+
+def test_a_result_that_is_inside_out_is_turned_round(result_folder):
+    with np.load(result_folder / "mesh.npz") as arrays:
+        turned = {"vertices": arrays["vertices"], **{name: arrays[name][:, ::-1] for name in ("faces", "corner_uvs")}}
+    np.savez(result_folder / "mesh.npz", **turned)
+    test_faces_point_outwards_and_front_is_minus_y(result_folder)
+
+
+@pytest.mark.parametrize(("shading", "n_smooth", "n_sharp"), [("SMOOTH", 12, 0), ("FLAT", 0, 0), ("AUTO", 12, 12)])
+def test_shading_is_smooth_flat_or_sharp_at_the_boxs_edges(result_folder, shading, n_smooth, n_sharp):
+    mesh = import_box(result_folder, shading=shading, sharp_angle_deg=60).data
+    assert sum(face.use_smooth for face in mesh.polygons) == n_smooth
+    assert sum(edge.use_edge_sharp for edge in mesh.edges) == n_sharp, "all edges of the box, none of the diagonals"
+
+
+@pytest.mark.parametrize("shading", ["SMOOTH", "FLAT", "AUTO"])
+def test_a_normal_map_is_used_with_the_shading_it_was_baked_for_only(result_folder, shading):
+    (result_folder / "normal.png").write_bytes((result_folder / "albedo.png").read_bytes())
+    material = import_box(result_folder, shading=shading).data.materials[0]
+    shader = next(node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED")
+    assert shader.inputs["Normal"].is_linked == (shading == "SMOOTH")
+
+
+def test_roughness_is_the_settings_value(result_folder):
+    material = import_box(result_folder, roughness=0.25).data.materials[0]
+    shader = next(node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED")
+    assert shader.inputs["Roughness"].default_value == pytest.approx(0.25)
+
+
+def test_what_is_left_out_comes_from_the_scenes_panel(result_folder):
+    settings = bpy.context.scene.dreamfusion
+    settings.height_m, settings.importing.collection, settings.importing.shading = 3.0, "Props", "FLAT"
+    bpy.context.scene.cursor.location = (4, 5, 6)
+    obj = import_box(result_folder)
+    assert obj.dimensions.z == pytest.approx(3) and tuple(obj.location) == (4, 5, 6)
+    assert obj.users_collection == (bpy.data.collections["Props"],) and not obj.data.polygons[0].use_smooth
+    assert tuple(import_box(result_folder, location=(0, 0, 0), collection="Scene Collection").location) == (0, 0, 0)
+    assert len(bpy.context.scene.collection.objects) == 1, "the scene's own collection by its name"
+
+
+def test_a_plan_says_everything_and_single_values_win_over_it(result_folder, addon):
+    ImportPlan = addon("core.import_plan").ImportPlan
+    plan = ImportPlan(location=(1.0, 0.0, 0.0), height_m=2.0, collection="Planned", shading="FLAT", lods=(0.5,))
+    obj = import_box(result_folder, plan=json.dumps(plan.to_json()), height_m=0.5)
+    assert obj.dimensions.z == pytest.approx(0.5) and obj.users_collection[0].name == "Planned"
+    assert [other.name for other in bpy.data.objects] == ["a-red-box", "a-red-box_LOD1"]
+    with pytest.raises(RuntimeError, match="The import plan cannot be read"):
+        bpy.ops.dreamfusion.import_result(folder=str(result_folder), plan='{"height_m": "tall"}')
+
+
+@pytest.fixture
+def edited(result_folder):
+    """A generated object as an artist left it: renamed, moved, scaled, with a modifier, in a collection of theirs."""
+    obj = import_box(result_folder, height_m=2.0)
+    obj.name, obj.data.vertices[0].co.x = "Hero Box", -0.51
+    obj.location, obj.scale, obj.rotation_euler = (1, 2, 3), (2, 2, 2), (0, 0, 1)
+    obj.modifiers.new("Bevel", "BEVEL")
+    collection = bpy.data.collections.new("Heroes")
+    bpy.context.scene.collection.children.link(collection)
+    collection.objects.link(obj)
+    obj["mine"] = 5
+    return obj
+
+
+def test_replacing_keeps_all_but_the_mesh_and_the_old_one_until_saved(edited, tmp_path, write_box):
+    old = edited.data
+    again = write_box(tmp_path / "again" / "result", prompt="a blue box", seed=8)
+    assert import_box(again, replace_object="Hero Box", height_m=1.0) == edited
+    assert edited.data != old and old.use_fake_user and old.name == "a-red-box_old"
+    assert len(bpy.data.objects) == 1 and edited.name == "Hero Box"
+    assert (tuple(edited.location), tuple(edited.scale), len(edited.modifiers), edited["mine"]) == ((1, 2, 3), (2, 2, 2), 1, 5)
+    assert {collection.name for collection in edited.users_collection} == {"DreamFusion", "Heroes"}
+    assert positions(edited)[:, 2].max() == pytest.approx(2.0), "as tall as the mesh it replaces"
+    assert (edited["dreamfusion_prompt"], edited["dreamfusion_seed"], edited["dreamfusion_job"]) == ("a blue box", 8, "again")
+    assert [material.name for material in edited.data.materials] == ["a-blue-box"]
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "scene.blend"))
+    assert not old.use_fake_user
+
+
+def test_the_replace_operator_takes_the_active_object(edited, result_folder):
+    assert bpy.ops.dreamfusion.replace_mesh(folder=str(result_folder)) == {"FINISHED"}
+    assert len(bpy.data.objects) == 1 and edited.name == "Hero Box" and edited.data.vertices[0].co.x != -0.51
+
+
+def test_a_job_replaces_what_was_active_when_it_started(edited, addon):
+    bpy.context.scene.dreamfusion.importing.replace = "REPLACE"
+    assert addon("ui.import_settings").scene_plan(bpy.context).replace_object == "Hero Box"
+    bpy.ops.object.camera_add()
+    assert addon("ui.import_settings").scene_plan(bpy.context).replace_object == ""
+
+
+def test_an_object_that_is_gone_or_not_ours_is_not_replaced_and_that_is_said(result_folder, addon):
+    bpy.ops.mesh.primitive_cube_add()
+    cube = bpy.context.object
+    ImportPlan, import_result = addon("core.import_plan").ImportPlan, addon("bl.result_object").import_result
+    for name in ("Cube", "nowhere"):
+        plan = ImportPlan(replace_object=name)
+        imported = import_result(result_folder, plan, scene=bpy.context.scene, view_layer=bpy.context.view_layer)
+        assert imported.notes == (f"{name} is no generated object of this file any more, so a new one was made.",)
+    assert len(cube.data.vertices) == 8 and cube.data.name == "Cube" and len(bpy.data.objects) == 3
+
+
+def test_a_spoiled_result_leaves_the_object_to_be_replaced_alone(edited, result_folder):
+    old = edited.data
+    (result_folder / "albedo.png").write_bytes((result_folder / "albedo.png").read_bytes()[:20])
+    with pytest.raises(RuntimeError, match="cannot be loaded"):
+        bpy.ops.dreamfusion.import_result(folder=str(result_folder), replace_object="Hero Box")
+    assert edited.data == old and len(bpy.data.meshes) == 1
+
+
+BUMPS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import torch
+from engine.meshing.export import write_result
+from engine.meshing.mesh_config import MeshConfig
+from engine.meshing.mesh_stage import make_mesh
+from engine.scene.sampling import survey_cameras
+from tests.unit.meshing.test_normal_map import KnownField, bumpy, color_of
+field, cameras = KnownField(bumpy), survey_cameras(4)
+config = MeshConfig(resolution=80, target_faces=600, texture_size=256, isovalue=40.0)
+mesh = make_mesh(field.density_at, color_of, field.opacity(cameras, 16), cameras, config)
+write_result(Path(sys.argv[2]), mesh)
+"""
+
+
+def waves(points: np.ndarray) -> np.ndarray:
+    """The shape of BUMPS: below 0 inside."""
+    return np.linalg.norm(points, axis=1) - 0.6 + 0.03 * np.sin(14 * points).prod(axis=1)
+
+
+@pytest.mark.slow
+def test_the_engines_normal_map_means_in_blender_what_the_engine_meant(tmp_path, engine_python):
+    """The map, decoded with the tangents that Blender computes for the imported mesh, gives the normals of the known shape."""
+    folder = tmp_path / "job" / "result"
+    folder.mkdir(parents=True)
+    subprocess.run([engine_python, "-c", BUMPS, str(ROOT), str(folder)], check=True, capture_output=True, timeout=250)
+    obj = import_box(folder, height_m=1.0)
+    mesh = obj.data
+    mesh.calc_tangents()
+    n = len(mesh.polygons)
+    corner = {}
+    for name, size in (("normal", 3), ("tangent", 3), ("bitangent_sign", 1)):
+        flat = np.empty(3 * n * size, np.float32)
+        mesh.loops.foreach_get(name, flat)
+        corner[name] = flat.reshape(n, 3, size)
+    uv = np.empty(6 * n, np.float32)
+    mesh.uv_layers["UVMap"].uv.foreach_get("vector", uv)
+    vertex_of = np.empty(3 * n, np.int32)
+    mesh.loops.foreach_get("vertex_index", vertex_of)
+    with np.load(folder / "mesh.npz") as arrays:  # back to the engine's place and size
+        low, high = arrays["vertices"].min(0), arrays["vertices"].max(0)
+    foot = np.array([*(low + high)[:2] / 2, low[2]])
+    points = positions(obj)[vertex_of].reshape(n, 3, 3) * (high[2] - low[2]) + foot
+    rng = np.random.default_rng(0)
+    face, weights = rng.integers(n, size=3000), rng.dirichlet([1, 1, 1], 3000)[..., None]
+    point, normal, tangent = ((weights * values[face]).sum(1) for values in (points, corner["normal"], corner["tangent"]))
+    where = (weights * uv.reshape(n, 3, 2)[face]).sum(1)
+    picture = np.array(bpy.data.images["job_normal"].pixels[:]).reshape(256, 256, 4)[..., :3]
+    x, y, z = (picture[(where[:, 1] * 256).astype(int), (where[:, 0] * 256).astype(int)] * 2 - 1).T[..., None]
+    mapped = x * tangent + y * corner["bitangent_sign"][face][:, 0] * np.cross(normal, tangent) + z * normal
+    step = 1e-4 * np.eye(3)
+    truth = np.stack([waves(point + axis) - waves(point - axis) for axis in step], axis=1)
+
+    def degrees(a, b):
+        return np.rad2deg(np.arccos(np.clip((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1), -1, 1)))
+
+    assert np.median(degrees(normal, truth)) > 5
+    assert np.median(degrees(mapped, truth)) < 2 and np.quantile(degrees(mapped, truth), 0.95) < 6
 
 
 def everything() -> list:
