@@ -10,7 +10,7 @@ from tests.gui.conftest import PACKAGE
 
 # A whole job with the model that ships, as short as it can be without leaving a phase out.
 SHORT_JOB = {
-    "training__n_steps": 60,
+    "training__n_steps": 30,
     "training__batch_size": "1",
     "mesh__resolution": 48,
     "mesh__texture_size": 256,

@@ -74,6 +74,7 @@ class Window:
 
     def screenshot(self, path: Path, part: str = "window") -> Path:
         """Save what the screen shows; `part`: "window", or "sidebar" for the 3D view's sidebar alone."""
+        self.mouse("mousemove", SCREEN_SIZE[0] - 1, SCREEN_SIZE[1] - 1)  # out of the picture
         self.ask(
             "for window in bpy.context.window_manager.windows:\n"
             "    for area in window.screen.areas: area.tag_redraw()\n"
