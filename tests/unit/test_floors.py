@@ -25,6 +25,7 @@ FLOORS = {
     "engine.scene": 2,
     "engine.guidance": 3,
     "engine.meshing": 4,
+    "engine.model_store": 4,
     "engine.toybox": 4,
     "engine.training": 6,
     "engine.training.training_config": 5,

