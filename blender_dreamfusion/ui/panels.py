@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import bpy
 
-from ..core.engine_options import value_of
 from ..core.job_state import Status, headline
-from . import readiness, runtime
+from . import models_page, queue, readiness, runtime
 from .drawing import draw_text, never_raises
 from .ids import TAB
 from .option_panels import changed_options
@@ -45,6 +44,7 @@ class DREAMFUSION_PT_main(SidebarPanel, bpy.types.Panel):
     @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.dreamfusion
+        queue.draw_left(layout)
         draw_prompt(layout, settings)
         layout.row(align=True).prop(settings, "preset", expand=True)
         column = layout.column(align=True)
@@ -81,7 +81,7 @@ class DREAMFUSION_PT_model(SubPanel, bpy.types.Panel):
     @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.dreamfusion
-        layout.prop(settings, "model", text="")
+        models_page.draw_choice(layout, settings)
         overrides = changed_options(settings)
         if GUIDANCE_KEY in overrides:  # a schedule, from a preset or a script
             layout.label(text=f"Guidance scale: {overrides[GUIDANCE_KEY]}")
@@ -89,7 +89,7 @@ class DREAMFUSION_PT_model(SubPanel, bpy.types.Panel):
         else:
             layout.prop(settings, "guidance_scale")
             if settings.guidance_scale == 0:
-                layout.label(text=f"0: what suits {value_of('guidance.method', settings.preset, overrides)}")
+                layout.label(text="0 takes what suits the method")
 
 
 def draw_prompt(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
@@ -109,6 +109,8 @@ def draw_generate(layout: bpy.types.UILayout, context: bpy.types.Context) -> Non
         row.operator("dreamfusion.generate", text="Add to Queue" if runtime.is_busy() else readiness.button_text(context.scene.dreamfusion))
         return
     row.operator("dreamfusion.generate", text=f"Cannot generate: {reason.text}")
+    if reason.detail:
+        draw_text(layout, reason.detail, icon="ERROR")
     if reason.operator:
         button = layout.operator(reason.operator, text=reason.button, icon=reason.icon)
         for name, value in reason.arguments:

@@ -21,17 +21,20 @@ class Reason:
     """Why Generate cannot run, and the button that mends it."""
 
     text: str
+    """A few words: "Cannot generate: " and this fit on a button."""
     operator: str = ""
     button: str = ""
     icon: str = "NONE"
     arguments: tuple[tuple[str, Any], ...] = ()
+    detail: str = ""
+    """A sentence beneath the button where the few words do not say enough."""
 
 
 def reason_against(context: bpy.types.Context) -> Reason | None:
     """The first thing that stands in the way; None if a job can start."""
     settings = context.scene.dreamfusion
     if preferences.engine_python(context) is None:
-        return Reason("the engine is not set up", "preferences.addon_show", "Set Up Engine", "PREFERENCES", (("module", ADDON_PACKAGE),))
+        return Reason("the engine is not set up", "preferences.addon_show", "Set Up in Preferences", "PREFERENCES", (("module", ADDON_PACKAGE),))
     if not settings.prompt.strip():
         path = "scene.dreamfusion.prompt"
         return Reason("no prompt", "wm.context_set_string", f'Try "{EXAMPLE}"', "LIGHT", (("data_path", path), ("value", EXAMPLE)))
@@ -42,8 +45,9 @@ def reason_against(context: bpy.types.Context) -> Reason | None:
             return Reason("the model is not here", "dreamfusion.model_download", button, "IMPORT", (("model", model.id),))
         return Reason("the model is not here", "dreamfusion.models_page", "Models", "PREFERENCES")
     for key, text in changed_options(settings).items():
-        if wrong := fault(engine_options()[key], text):
-            return Reason(wrong, "dreamfusion.reset_options", "Reset to Preset", "LOOP_BACK", (("key", key),))
+        option = engine_options()[key]
+        if wrong := fault(option, text):
+            return Reason("a wrong option", "dreamfusion.reset_options", f"Reset {option.label}", "LOOP_BACK", (("key", key),), wrong)
     return None
 
 
