@@ -147,13 +147,13 @@ def rigid(matrix: Matrix) -> Matrix:
 
 def window_of_projection(projection: Sequence[float], orthographic: bool) -> tuple[Window, float, float]:
     """Window, clip start and clip end of an OpenGL projection matrix (16 numbers), as a viewport has one."""
-    p = as_matrix(projection)
+    p = as_matrix(projection).tolist()
     column, sign = (3, -1.0) if orthographic else (2, 1.0)
-    left, right = ((edge + sign * p[0, column]) / p[0, 0] for edge in (-1.0, 1.0))
-    bottom, top = ((edge + sign * p[1, column]) / p[1, 1] for edge in (-1.0, 1.0))
+    left, right = ((edge + sign * p[0][column]) / p[0][0] for edge in (-1.0, 1.0))
+    bottom, top = ((edge + sign * p[1][column]) / p[1][1] for edge in (-1.0, 1.0))
     if orthographic:
-        return (left, right, bottom, top), float((p[2, 3] + 1) / p[2, 2]), float((p[2, 3] - 1) / p[2, 2])
-    return (left, right, bottom, top), float(p[2, 3] / (p[2, 2] - 1)), float(p[2, 3] / (p[2, 2] + 1))
+        return (left, right, bottom, top), (p[2][3] + 1) / p[2][2], (p[2][3] - 1) / p[2][2]
+    return (left, right, bottom, top), p[2][3] / (p[2][2] - 1), p[2][3] / (p[2][2] + 1)
 
 
 def as_matrix(numbers: Sequence[float]) -> Matrix:
