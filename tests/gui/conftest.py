@@ -12,8 +12,6 @@ import pytest
 from scripts.real_window import places
 from tests.gui.window import ROOT, Window, open_window
 
-# Installing unpacks 40 MB while Blender draws by the CPU.
-INSTALL_TIMEOUT_S = 240.0
 PACKAGE = "bl_ext.user_default.blender_dreamfusion"
 
 
@@ -37,11 +35,7 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Window]:
     folder = tmp_path_factory.mktemp("window")
     archive = build_addon.build_zip(ROOT, folder)
     with open_window(place, folder) as opened:
-        opened.ask(
-            f"bpy.ops.extensions.package_install_files(filepath={str(archive)!r}, repo='user_default', enable_on_install=True)",
-            timeout_s=INSTALL_TIMEOUT_S,
-        )
-        opened.ask("bpy.context.preferences.view.show_tooltips = False")  # they would cover what a screenshot shows
+        opened.install(archive)
         opened.open_tab()
         yield opened
 

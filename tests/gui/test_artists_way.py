@@ -18,6 +18,8 @@ SHORT_JOB = {
     "output__turntable_frames": 2,
     "output__turntable_size_px": 64,
 }
+# A click is a frame or two; a frame that a busy CPU draws can take seconds.
+CLICK_S = 20.0
 LOADING_S = 180.0
 JOB_S = 420.0
 # The promise to the user.
@@ -70,7 +72,7 @@ def test_a_click_on_generate_ends_with_the_object_in_the_scene(window, engine_py
     before = window.ask("answer = sorted(obj.name for obj in bpy.context.scene.objects)")
     keep_screenshot("ready")
     window.click("dreamfusion.generate")
-    window.wait_until(RUNTIME + "answer = runtime.state().is_active", timeout_s=5.0)
+    window.wait_until(RUNTIME + "answer = runtime.state().is_active", CLICK_S)
     window.wait_until(RUNTIME + "answer = runtime.preview_icon() != 0 or not runtime.state().is_active", LOADING_S)
     assert status(window) == "running", window.ask(RUNTIME + "answer = str(runtime.problem())")
     keep_screenshot("running")
@@ -104,7 +106,7 @@ def test_cancel_by_mouse_is_over_within_five_seconds_also_while_the_engine_loads
     set_up(window, engine_python)
     describe_job(window, "a blue bottle", training__n_steps=5000)
     window.click("dreamfusion.generate")
-    window.wait_until(RUNTIME + "answer = runtime.state().is_active", timeout_s=5.0)
+    window.wait_until(RUNTIME + "answer = runtime.state().is_active", CLICK_S)
     window.click("dreamfusion.cancel")
     begun = time.monotonic()
     wait_for(window, "cancelled", CANCEL_S)

@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ANSWERING = Path(__file__).with_name("answering.py")
 # The first frame of a window that a CPU draws takes its time.
 START_TIMEOUT_S = 120.0
+# Installing unpacks 40 MB while Blender draws.
+INSTALL_TIMEOUT_S = 240.0
 # Rows of buttons are 20 pixels high; half of one finds each.
 SCAN_STEP_PX = 9
 # The mouse must rest before Blender draws the button under it as touched.
@@ -56,6 +58,7 @@ class Window:
             assert time.monotonic() < deadline, f"Blender does not answer: {code}\n{self.log()[-2000:]}"
             time.sleep(0.02)
         said = json.loads(answer.read_text(encoding="utf-8"))
+        answer.unlink()
         assert "error" not in said, said.get("error")
         return said["answer"]
 
@@ -66,26 +69,38 @@ class Window:
             answer = self.ask(code)
             if answer:
                 return answer
-            assert time.monotonic() < deadline, f"not within {timeout_s} s: {code}\n{self.log()[-2000:]}"
-            time.sleep(0.3)
+            if time.monotonic() > deadline:
+                picture = self.screenshot(self.folder / "timed-out.png")
+                raise AssertionError(f"not within {timeout_s} s: {code}\nThe screen is in {picture}\n{self.log()[-2000:]}")
+            time.sleep(0.5)
 
     def log(self) -> str:
         return (self.folder / "blender.log").read_text(errors="replace")
 
-    def screenshot(self, path: Path, part: str = "window") -> Path:
-        """Save what the screen shows; `part`: "window", or "sidebar" for the 3D view's sidebar alone."""
-        self.mouse("mousemove", SCREEN_SIZE[0] - 1, SCREEN_SIZE[1] - 1)  # out of the picture
+    def redraw(self) -> None:
+        """Everything is drawn as it is now when this returns."""
         self.ask(
             "for window in bpy.context.window_manager.windows:\n"
             "    for area in window.screen.areas: area.tag_redraw()\n"
             "    with bpy.context.temp_override(window=window): bpy.ops.wm.redraw_timer(type='DRAW_WIN_SWAP', iterations=1)"
         )
+
+    def screenshot(self, path: Path, part: str = "window") -> Path:
+        """Save what the screen shows; `part`: "window", or "sidebar" for the 3D view's sidebar alone."""
+        self.mouse("mousemove", SCREEN_SIZE[0] - 1, SCREEN_SIZE[1] - 1)  # out of the picture
+        self.redraw()
         width, height, pixels = read_screen(self.folder)
         screen = Image.frombuffer("RGB", (width, height), pixels, "raw", "BGRX", 0, 1)
         left, top, width, height = self.sidebar() if part == "sidebar" else (0, 0, width, height)
         path.parent.mkdir(parents=True, exist_ok=True)
         screen.crop((left, top, left + width, top + height)).save(path, optimize=True)
         return path
+
+    def install(self, archive: Path) -> None:
+        """Install and enable the extension's zip."""
+        code = f"bpy.ops.extensions.package_install_files(filepath={str(archive)!r}, repo='user_default', enable_on_install=True)"
+        self.ask(code, timeout_s=INSTALL_TIMEOUT_S)
+        self.ask("bpy.context.preferences.view.show_tooltips = False")  # they would cover what a screenshot shows
 
     def open_tab(self, name: str = "DreamFusion") -> None:
         """Show the sidebar with this tab in front, as wide as Blender makes it."""
@@ -106,6 +121,7 @@ class Window:
 
     def find_button(self, operator: str) -> tuple[int, int]:
         """Where in the sidebar the button of an operator is: moves the mouse down and asks Blender what lies under it."""
+        self.redraw()
         x, y, width, height = self.sidebar()
         question = (
             SIDEBAR + "bpy.context.window_manager.clipboard = ''\n"

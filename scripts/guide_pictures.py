@@ -1,0 +1,137 @@
+"""The pictures of the user guide, taken in a real Blender window (see real_window.py).
+
+    python scripts/guide_pictures.py                       into docs/images, in the newest Blender there is
+    python scripts/guide_pictures.py --from-job FOLDER     the job in the pictures goes on from this one's last checkpoint but one
+
+Without --from-job a whole Draft is made, which takes its minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from scripts.real_window import places
+from tests.gui.window import ROOT, Window, open_window
+
+PACKAGE = "bl_ext.user_default.blender_dreamfusion"
+RUNTIME = f"import importlib; runtime = importlib.import_module({PACKAGE + '.blender_dreamfusion.ui.runtime'!r})\n"
+JOB_S = 3000.0
+# Sub-panels by their class, opened in these groups.
+SUB_PANELS = {
+    "prompt-panels": ("negative_seed", "model", "reference"),
+    "mesh-panels": ("mesh", "asset"),
+    "advanced": ("advanced",),
+    "live-preview": ("camera",),
+    "history": ("queue", "history"),
+}
+
+
+class Book:
+    """Takes pictures of one window."""
+
+    def __init__(self, window: Window, folder: Path) -> None:
+        self.window, self.folder = window, folder
+
+    def keep(self, name: str, part: str = "sidebar") -> None:
+        print(self.window.screenshot(self.folder / f"{name}.png", part), flush=True)
+
+    def keep_open(self, name: str, panels: tuple[str, ...]) -> None:
+        """With these sub-panels open; Blender keeps no way to open one but the mouse, so they are registered anew as open ones."""
+        self._register(panels, "set()")
+        self.keep(name)
+        self._register(panels, "{'DEFAULT_CLOSED'}")
+
+    def _register(self, panels: tuple[str, ...], options: str) -> None:
+        self.window.ask(
+            f"for name in {panels!r}:\n"
+            "    cls = getattr(bpy.types, 'DREAMFUSION_PT_' + name)\n"
+            "    children = [kind for kind in bpy.types.Panel.__subclasses__() if getattr(kind, 'bl_parent_id', '') == cls.__name__]\n"
+            "    for kind in children: bpy.utils.unregister_class(kind)\n"
+            "    bpy.utils.unregister_class(cls)\n"
+            f"    cls.bl_options = {options}\n"
+            "    bpy.utils.register_class(cls)\n"
+            "    for kind in children: bpy.utils.register_class(kind)"
+        )
+
+    def keep_preferences(self, name: str) -> None:
+        self.window.ask(
+            f"with bpy.context.temp_override(window=bpy.context.window_manager.windows[0]):\n"
+            f"    bpy.ops.preferences.addon_show(module={PACKAGE!r})",
+        )
+        self.window.wait_until("answer = len(bpy.context.window_manager.windows) == 2", 30.0)
+        self.keep(name, "window")
+        self.window.ask(
+            "with bpy.context.temp_override(window=bpy.context.window_manager.windows[1]): bpy.ops.wm.window_close()",
+        )
+
+
+def take_all(book: Book, engine_python: Path, job: Path | None) -> None:
+    window = book.window
+    book.keep("not-set-up")
+    book.keep_preferences("preferences")
+    window.ask(f"bpy.context.preferences.addons[{PACKAGE!r}].preferences.engine_python = {str(engine_python)!r}")
+    window.ask("bpy.context.scene.dreamfusion.prompt = 'a red mug'\nbpy.data.objects.remove(bpy.data.objects['Cube'])")
+    book.keep("ready")
+    for name in ("prompt-panels", "mesh-panels", "advanced"):
+        book.keep_open(name, SUB_PANELS[name])
+    window.ask("bpy.context.scene.dreamfusion.camera.follow = 'VIEWPORT'")
+    window.ask(f"bpy.ops.dreamfusion.generate(out_dir={str(job)!r}, resume=True)" if job else "bpy.ops.dreamfusion.generate()")
+    window.wait_until(RUNTIME + "answer = runtime.state().view_path or not runtime.state().is_active", JOB_S)
+    window.wait_until("import time; answer = True", 5.0)
+    book.keep("running")
+    book.keep_open("live-preview", SUB_PANELS["live-preview"])
+    book.keep("live-preview-window", "window")
+    window.wait_until(RUNTIME + "answer = not runtime.state().is_active", JOB_S)
+    window.wait_until("answer = 'a-red-mug' in bpy.data.objects", 60.0)
+    window.ask(
+        "area = next(area for area in bpy.context.window_manager.windows[0].screen.areas if area.type == 'VIEW_3D')\n"
+        "area.spaces.active.shading.type = 'MATERIAL'"
+    )
+    book.keep("finished")
+    book.keep("finished-window", "window")
+    book.keep_open("history", SUB_PANELS["history"])
+
+
+def without_its_end(job: Path, folder: Path) -> Path:
+    """A copy of a finished job as if it had been broken off before its last checkpoint."""
+    copy = folder / job.name
+    shutil.copytree(job, copy)
+    shutil.rmtree(copy / "result", ignore_errors=True)
+    sorted((copy / "checkpoints").iterdir())[-1].unlink()
+    return copy
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--from-job", type=Path, metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
+    parser.add_argument("--place", help="own, trixie or sid; left out: the last that real_window.py lists")
+    options = parser.parse_args()
+    import build_addon
+
+    found, reasons = places()
+    chosen = [place for place in found if options.place in (None, place.name)]
+    if not chosen:
+        print("\n".join(["There is no such window.", *reasons]), file=sys.stderr)
+        return 2
+    place = chosen[-1]
+    python = Path(os.environ.get("DREAMFUSION_TEST_ENGINE_PYTHON") or sys.executable)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        archive = build_addon.build_zip(ROOT, folder)
+        job = without_its_end(options.from_job, folder) if options.from_job else None
+        with open_window(place, folder) as window:
+            window.install(archive)
+            window.open_tab()
+            take_all(Book(window, options.out), place.reachable_python(python, folder), job)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
