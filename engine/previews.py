@@ -63,12 +63,12 @@ class Previews:
         if every_s and self._turn.is_due(step, every_s):
             with self._turn.made_at(step):
                 self._show_turn()
-        view = self._control.view()
-        if view is not None and (self._control.view_changed() or self._view.is_due(step, view.every_s or every_s or math.inf)):
+        changed, view = self._control.view_changed(), self._control.view()  # in this order none that comes meanwhile is lost
+        if view is not None and (changed or self._view.is_due(step, view.every_s or every_s or math.inf)):
             with self._view.made_at(step):
                 self._show_view(view)
-        proxy_every_s = self._control.proxy_every_s()
-        if proxy_every_s and (self._control.proxy_changed() or self._proxy.is_due(step, proxy_every_s)):
+        changed, proxy_every_s = self._control.proxy_changed(), self._control.proxy_every_s()
+        if proxy_every_s and (changed or self._proxy.is_due(step, proxy_every_s)):
             with self._proxy.made_at(step):
                 self._send_proxy()
 
