@@ -46,6 +46,7 @@ class Imported:
     open_edges: int
     is_visible: bool
     texture_px: int
+    removed_pieces: int
     lods: tuple[bpy.types.Object, ...]
     seconds: float
     folder: Path
@@ -55,6 +56,8 @@ class Imported:
     @property
     def summary(self) -> str:
         parts = [f"{self.n_faces:,} triangles", "watertight" if self.open_edges == 0 else f"{self.open_edges:,} open edges"]
+        if self.removed_pieces:
+            parts.append(f"{self.removed_pieces:,} loose pieces left out")
         if self.texture_px:
             parts.append(f"{self.texture_px} px texture")
         if self.lods:
@@ -108,6 +111,7 @@ def import_result(folder: Path, plan: ImportPlan | None = None, *, scene: bpy.ty
         open_edges=open_edges,
         is_visible=is_visible,
         texture_px=_texture_px(obj.data),
+        removed_pieces=pieces if isinstance(pieces := result.setting("removed_pieces", 0), int) else 0,
         lods=tuple(lods),
         seconds=time.monotonic() - started,
         folder=folder,

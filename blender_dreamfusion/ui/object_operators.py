@@ -42,7 +42,7 @@ PLANNED = (
 class _Importing:
     """What the two operators that read a result folder share."""
 
-    def _read(self, context: bpy.types.Context, plan: ImportPlan) -> set[str]:
+    def _read(self: Any, context: bpy.types.Context, plan: ImportPlan) -> set[str]:
         folder = bpy.path.abspath(self.folder) if self.folder else runtime.state().result_folder
         if not folder:
             return _refuse(self, "There is no finished job yet. Generate an object first, or name a result folder.")
@@ -76,19 +76,27 @@ class DREAMFUSION_OT_import_result(_Importing, bpy.types.Operator):
         options=HIDDEN,
     )
     scene_name: bpy.props.StringProperty(options=HIDDEN)  # type: ignore[valid-type]
-    location: bpy.props.FloatVectorProperty(name="Location", subtype="TRANSLATION", size=3, options=SKIP)  # type: ignore[valid-type]
+    location: bpy.props.FloatVectorProperty(  # type: ignore[valid-type]
+        name="Location", description="Where the bottom centre stands", subtype="TRANSLATION", size=3, options=SKIP
+    )
     height_m: bpy.props.FloatProperty(name="Height (m)", description="Height in metres", default=1.0, min=0.001, options=SKIP)  # type: ignore[valid-type]
     collection: bpy.props.StringProperty(name="Collection", description="Made where it is missing", options=SKIP)  # type: ignore[valid-type]
     replace_object: bpy.props.StringProperty(  # type: ignore[valid-type]
         name="Into", description="Name of a generated object that gets the new mesh; empty: a new object", options=SKIP
     )
-    shading: bpy.props.EnumProperty(name="Shading", items=SHADING_ITEMS, options=SKIP)  # type: ignore[valid-type]
-    sharp_angle_deg: bpy.props.FloatProperty(name="Angle (°)", default=40.0, min=0.0, max=180.0, options=SKIP)  # type: ignore[valid-type]
-    roughness: bpy.props.FloatProperty(name="Roughness", min=0.0, max=1.0, subtype="FACTOR", options=SKIP)  # type: ignore[valid-type]
+    shading: bpy.props.EnumProperty(  # type: ignore[valid-type]
+        name="Shading", description="How light runs over the faces", items=SHADING_ITEMS, options=SKIP
+    )
+    sharp_angle_deg: bpy.props.FloatProperty(  # type: ignore[valid-type]
+        name="Angle (°)", description="Sharper edges stay sharp with Smooth by Angle", default=40.0, min=0.0, max=180.0, options=SKIP
+    )
+    roughness: bpy.props.FloatProperty(  # type: ignore[valid-type]
+        name="Roughness", description="Of the whole material", min=0.0, max=1.0, subtype="FACTOR", options=SKIP
+    )
     quads: bpy.props.BoolProperty(name="Quads", description="Rebuild the surface from quads", options=SKIP)  # type: ignore[valid-type]
-    quad_faces: bpy.props.IntProperty(name="Quad Count", default=4000, min=100, options=SKIP)  # type: ignore[valid-type]
+    quad_faces: bpy.props.IntProperty(name="Quad Count", description="About how many", default=4000, min=100, options=SKIP)  # type: ignore[valid-type]
     lods: bpy.props.BoolProperty(name="LODs", description="Copies with 50, 25 and 10 % of the triangles", options=SKIP)  # type: ignore[valid-type]
-    mark_asset: bpy.props.BoolProperty(name="Mark as Asset", options=SKIP)  # type: ignore[valid-type]
+    mark_asset: bpy.props.BoolProperty(name="Mark as Asset", description="With its preview", options=SKIP)  # type: ignore[valid-type]
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         try:
@@ -127,14 +135,14 @@ class _OnActiveMesh:
     bl_options = {"REGISTER", "UNDO"}
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def poll(cls: Any, context: bpy.types.Context) -> bool:
         active = context.active_object
         if active is None or active.type != "MESH":
             cls.poll_message_set("Select a mesh object first")
             return False
         return True
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    def execute(self: Any, context: bpy.types.Context) -> set[str]:
         if not _leave_mode(context):
             return _refuse(self, "Blender is in a mode that cannot be left. Go to Object Mode, then try again.")
         try:
@@ -180,9 +188,7 @@ class DREAMFUSION_OT_decimate(_OnActiveMesh, bpy.types.Operator):
 
     bl_idname = "dreamfusion.decimate"
     bl_label = "Decimate"
-    target_faces: bpy.props.IntProperty(
-        name="Triangles", description="At most so many", default=2000, min=4, soft_max=200_000, options=SKIP
-    )  # type: ignore[valid-type]
+    target_faces: bpy.props.IntProperty(name="Triangles", description="At most so many", default=2000, min=4, options=SKIP)  # type: ignore[valid-type]
 
     def change(self, _context: bpy.types.Context, active: bpy.types.Object) -> set[str]:
         reached = decimate_object(active, self.target_faces)
@@ -233,11 +239,11 @@ class DREAMFUSION_OT_export(_OnActiveMesh, bpy.types.Operator):
     bl_label = "Export"
     bl_options = {"REGISTER"}
 
-    filepath: bpy.props.StringProperty(subtype="FILE_PATH", options=SKIP)  # type: ignore[valid-type]
+    filepath: bpy.props.StringProperty(name="File", description="Where it is written", subtype="FILE_PATH", options=SKIP)  # type: ignore[valid-type]
     file_format: bpy.props.EnumProperty(  # type: ignore[valid-type]
         name="Format", items=[(name, exporter.label, exporter.note) for name, exporter in EXPORTERS.items()], options=SKIP
     )
-    with_lods: bpy.props.BoolProperty(name="With LODs", description="Also the copies _LOD1, _LOD2, ...", options=SKIP)  # type: ignore[valid-type]
+    with_lods: bpy.props.BoolProperty(name="With LODs", description="Also the copies _LOD1, _LOD2 and so on", options=SKIP)  # type: ignore[valid-type]
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         reason = reason_against(self.file_format)

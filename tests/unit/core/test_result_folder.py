@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blender_dreamfusion.core.results import ResultError, open_edge_count, read_result, standing, welded
+from blender_dreamfusion.core.results import ResultError, extent, open_edge_count, outward, read_result, standing, welded
 
 TETRAHEDRON = np.array([[0, 0, 0], [2, 0, 0], [0, 2, 0], [0, 0, 4]], np.float32)
 FACES = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.int32)
@@ -79,6 +79,19 @@ def test_welding_closes_seams_and_drops_what_has_no_area():
     np.testing.assert_array_equal(vertices[joined], TETRAHEDRON[FACES])
 
 
+def test_a_surface_that_is_inside_out_is_turned_with_its_uvs():
+    faces, uvs = outward(TETRAHEDRON, FACES, UVS)
+    np.testing.assert_array_equal(faces, FACES)
+    turned, turned_uvs = outward(TETRAHEDRON, FACES[:, ::-1], UVS)
+    np.testing.assert_array_equal(turned, FACES)
+    np.testing.assert_array_equal(turned_uvs, UVS[:, ::-1])
+
+
+def test_an_edge_with_one_or_three_faces_is_open():
+    assert open_edge_count(FACES[:3]) == 3
+    assert open_edge_count(np.concatenate([FACES, [[0, 1, 4]]])) == 3  # the fin: one edge of three, two of one
+
+
 def test_welding_drops_vertices_that_no_face_uses():
     vertices, faces, _ = welded(np.concatenate([[[9, 9, 9]], TETRAHEDRON]).astype(np.float32), FACES + 1, UVS)
     assert len(vertices) == 4 and faces.max() == 3
@@ -95,3 +108,5 @@ def test_object_stands_on_its_bottom_centre_at_the_height_asked_for():
 def test_a_flat_object_keeps_its_size():
     flat = TETRAHEDRON * np.array([1, 1, 0], np.float32)
     np.testing.assert_allclose(np.ptp(standing(flat, 3.0), axis=0), [2, 2, 0])
+    assert extent(TETRAHEDRON) == 4 and extent(flat) == 0 == extent(TETRAHEDRON[:0])
+    np.testing.assert_allclose(np.ptp(standing(TETRAHEDRON, 0.0), axis=0), [2, 2, 4])  # to replace a flat object
