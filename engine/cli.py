@@ -145,6 +145,7 @@ def _add_models_parser(commands: argparse._SubParsersAction) -> None:  # type: i
             parser.add_argument("target", metavar=target)
         if action == "add":
             parser.add_argument("--name", default="", help="the id it will have (default: the folder's name)")
+            parser.add_argument("--like", default="", metavar="ID", help="for a file: the model whose settings it takes")
         parser.add_argument("--json", action="store_true", help="JSON lines; the last one is done or failed")
         parser.add_argument("--end-with-stdin", action="store_true", help="end when stdin ends (for Blender)")
     models.add_argument("--json", action="store_true", help="JSON lines; the last one is done or failed")
@@ -282,7 +283,7 @@ def _models(arguments: argparse.Namespace) -> int:
         if arguments.action == "download":
             text = _download(arguments.target, root, report)
         elif arguments.action == "add":
-            record = manage.add(Path(arguments.target), arguments.name, root, report)
+            record = manage.add(Path(arguments.target), arguments.name, root, report, like=arguments.like)
             text = f"{record.folder} is now called {record.id}. Use it: --model {record.id}"
         elif arguments.action == "remove":
             text = manage.remove(arguments.target, root)

@@ -68,12 +68,13 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def add(given: Path, name: str, root: Path, report: Report = silent) -> Record:
+def add(given: Path, name: str, root: Path, report: Report = silent, *, like: str = "") -> Record:
     """Let a folder in Stable Diffusion's layout go by a name. It stays where it is; the hashes of its files are kept.
 
     Args:
-        given: the folder.
+        given: the folder; or a .safetensors file with a whole model, which is unpacked into the models folder.
         name: the id it will have; "" takes the folder's own name.
+        like: for a file, the model whose settings it takes; "" the first of its family.
     Raises: UserError, code "model", if the folder is no such model, is damaged or unsafe, or the name is taken.
     """
     folder = given.expanduser().resolve()
@@ -84,7 +85,7 @@ def add(given: Path, name: str, root: Path, report: Report = silent) -> Record:
     if folder.is_file():
         from engine.model_store.single_file import unpack
 
-        folder = unpack(folder, root / name, report)
+        folder = unpack(folder, root / name, like, report)
     check_folder(folder)
     record = Record(name, given.stem, str(folder), "", record_files(folder, part_files(folder), report))
     write_added(root, {**added, name: record})
