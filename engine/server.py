@@ -43,7 +43,7 @@ from engine.version import ENGINE_VERSION
 
 HEARTBEAT_S = 1.0
 # A step or a mesh phase ends well within this; a load that hangs does not, and must not outlive Blender.
-EXIT_GRACE_S = 7.0
+EXIT_GRACE_S = 6.0
 
 
 class Server:
@@ -176,5 +176,7 @@ def serve(parent_pid: int = 0) -> None:
     messages_fd = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    with os.fdopen(messages_fd, "wb") as outgoing:
-        Server(sys.stdin.buffer, outgoing, parent_pid).run()
+    Server(sys.stdin.buffer, os.fdopen(messages_fd, "wb"), parent_pid).run()
+    # Every message is flushed. Taking torch apart can last seconds, in which nobody would end this process any more.
+    sys.stderr.flush()
+    os._exit(0)

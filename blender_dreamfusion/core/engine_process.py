@@ -77,6 +77,7 @@ class EngineProcess:
         self.log_path = log_path
         self.events: queue.SimpleQueue[Incoming] = queue.SimpleQueue()
         self.last_heard = time.monotonic()
+        self._is_swept = False
         self._outgoing: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         is_long = log_path.exists() and log_path.stat().st_size > MAX_LOG_BYTES
         with log_path.open("wb" if is_long else "ab") as log:
@@ -136,7 +137,9 @@ class EngineProcess:
         """End the engine and everything it started, now. Waits at most KILL_WAIT_S. May be called again."""
         atexit.unregister(self.kill)
         self.close_input()
-        if self.is_alive():
+        if not self._is_swept:
+            # Also of an engine that has ended: what it started may live on. Once only, for the number may be another's later.
+            self._is_swept = True
             kill_tree(self._process)
         try:
             self._process.wait(KILL_WAIT_S)

@@ -140,7 +140,7 @@ class Session:
         elif isinstance(event, Babble):
             self._n_babble += 1
             if self._n_babble > MAX_BABBLE_LINES:
-                text = f"What answers is not the engine; it says: {event.text[:80]}"
+                text = f'What answers is not the engine; it says "{event.text[:80]}".'
                 self._fail(Problem(text, OTHER_PYTHON_FIX, "protocol", str(self._log_path)))
         elif isinstance(event, messages.Hello):
             try:

@@ -87,7 +87,9 @@ if MODE == "orphan_alive":
     say("progress", job=job, phase="load", step=0, of=1, text=f"child {child.pid}")
     time.sleep(60)
 
-n_steps = 0 if MODE == "idle" else 10_000 if MODE in {"slow", "deaf"} else 20
+if MODE == "fast":  # thousands of events before anyone looks
+    STEP_S = 0.0
+n_steps = 3000 if MODE == "fast" else 0 if MODE == "idle" else 10_000 if MODE in {"slow", "deaf"} else 20
 for step in range(n_steps):
     say("progress", job=job, phase="train", step=step + 1, of=n_steps, seconds_per_step=STEP_S, eta_s=(n_steps - step) * STEP_S)
     say("preview", job="of another job", path="/nowhere", view="turn")
