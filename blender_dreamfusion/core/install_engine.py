@@ -28,8 +28,8 @@ VENV, CACHE, TEMPORARY = "venv", "cache", "tmp"
 MIN_PYTHON, BEYOND_PYTHON = (3, 11), (3, 14)
 # Loading torch for the first time, on a cold disk and under a virus scanner.
 DOCTOR_TIMEOUT_S = 600.0
-# How the network is reached is the machine's affair; all else of pip's settings would make every install another one.
-KEPT_PIP_VARIABLES = ("PIP_CERT", "PIP_PROXY", "PIP_RETRIES", "PIP_DEFAULT_TIMEOUT")
+# How the network or a store of wheels is reached is the machine's affair; all else of pip's settings would make every install another one.
+KEPT_PIP_VARIABLES = ("PIP_CERT", "PIP_PROXY", "PIP_RETRIES", "PIP_DEFAULT_TIMEOUT", "PIP_FIND_LINKS")
 WATCH = "--end-with-stdin"
 # Rows of {signs, text, fix}: what a program's output contains in lower case, and what that means to the user. The first that fits counts.
 FAILURES = Path(__file__).with_name("install_failures.json")
@@ -86,14 +86,15 @@ def install(plan: dict) -> dict:
     python = venv_python(folder)
     phases = (
         ("venv", [sys.version, sys.prefix, plan["build"]], lambda: make_venv(folder)),
-        ("pip", [plan["pip"], plan["package_index"]], lambda: get_pip(python, plan)),
-        ("torch", [plan["torch"], plan["torch_index"]], lambda: pip_install(python, "torch", [plan["torch"]], plan, "torch")),
+        ("pip", [plan["pip"]], lambda: get_pip(python, plan)),
+        ("torch", [plan["torch"]], lambda: pip_install(python, "torch", [plan["torch"]], plan, "torch")),
         (
             "packages",
-            [Path(plan["requirements"]).read_text(encoding="utf-8"), plan["package_index"]],
+            [Path(plan["requirements"]).read_text(encoding="utf-8")],
             lambda: pip_install(python, "packages", ["--requirement", plan["requirements"]], plan, "package"),
         ),
     )
+    # A phase is done again when what it was made from has changed, and with it all that come after.
     is_redoing = False
     for name, inputs, work in phases:
         key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]

@@ -9,7 +9,6 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from .hardware import BasePython, Gpu
 
@@ -87,13 +86,18 @@ class SetupPlan:
     repair: bool = False
 
     @property
+    def is_online(self) -> bool:
+        """Whether it needs the network (a folder of wheels does not)."""
+        return not (self.torch_index.startswith("file:") and self.package_index.startswith("file:"))
+
+    @property
     def download_mb(self) -> float:
         return self.torch_mb + self.packages_mb
 
     @property
     def sources(self) -> str:
         """ "download.pytorch.org and pypi.org"."""
-        names = [urlsplit(index).hostname or index for index in (self.torch_index, self.package_index)]
+        names = [index if index.startswith("file:") else index.split("/")[2] for index in (self.torch_index, self.package_index)]
         return " and ".join(dict.fromkeys(names))
 
     def to_json(self) -> str:
@@ -168,8 +172,8 @@ def repairing(plan: SetupPlan) -> SetupPlan:
 def obstacles(plan: SetupPlan | None, findings: Findings) -> list[str]:
     """Why the set-up cannot run as planned, each a sentence with the fix."""
     if plan is None:
-        what = f"torch has no build for this system ({findings.platform})."
-        return [f"{what} The engine runs on Windows and Linux (x64), and on Macs with Apple silicon."]
+        what = f"torch has no such build for this system ({findings.platform})."
+        return [f"{what} Choose Automatic. The engine runs on Windows and Linux (x64), and on Macs with Apple silicon."]
     found = []
     if not plan.base_python:
         why = f" {findings.pythons[0].reason}." if findings.pythons else ""

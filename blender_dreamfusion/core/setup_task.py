@@ -14,7 +14,7 @@ from typing import Any
 from . import install_engine
 from .hardware import find_gpus, find_pythons, platform_tag
 from .install_engine import CACHE, MARKER, TEMPORARY, VENV, WATCH
-from .setup_plan import Findings, SetupPlan
+from .setup_plan import Findings, SetupPlan, read_builds
 from .task_process import TaskProcess, ThreadTask
 
 SCRIPT = Path(install_engine.__file__)
@@ -74,9 +74,11 @@ def folder_bytes(folder: Path) -> int:
     return total
 
 
-def examine_task(folder: Path, pythons: Sequence[str]) -> ThreadTask:
-    """The result's "findings" are a `Findings`."""
-    return ThreadTask(lambda _report: {"findings": examine(folder, pythons)})
+def examine_task(folder: Path, pythons: Sequence[str], package_root: Path) -> ThreadTask:
+    """The result's "findings" are a `Findings`, its "table" the `BuildTable` of this system."""
+    return ThreadTask(
+        lambda _report: {"findings": examine(folder, pythons), "table": read_builds(package_root, platform_tag())},
+    )
 
 
 def install_task(plan: SetupPlan, log_path: Path) -> TaskProcess:
@@ -106,6 +108,9 @@ def remove(folder: Path, report: Callable[..., None]) -> dict[str, Any]:
     total = max(1, sum(folder_bytes(part) for part in parts))
     done = 0
     for part in parts:
+        if part.is_symlink():  # what it points to is not ours
+            part.unlink()
+            continue
         for parent, names, files in os.walk(part, topdown=False):
             for name in files:
                 path = os.path.join(parent, name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import bpy
 
 from ..core.job_state import Status, headline
-from . import models_page, queue, readiness, runtime
+from . import models_page, queue, readiness, runtime, setup
 from .drawing import draw_text, never_raises
 from .ids import TAB
 from .option_panels import changed_options
@@ -44,6 +44,7 @@ class DREAMFUSION_PT_main(SidebarPanel, bpy.types.Panel):
     @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.dreamfusion
+        setup.draw_first_run(layout, context)
         queue.draw_left(layout)
         draw_prompt(layout, settings)
         layout.row(align=True).prop(settings, "preset", expand=True)
