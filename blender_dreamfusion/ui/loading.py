@@ -26,7 +26,10 @@ def load_request(settings: bpy.types.PropertyGroup, request: messages.JobRequest
     settings.preset, settings.seed = request.preset.upper(), request.seed
     settings.new_seed_each_time, settings.n_variations = False, 1
     settings.reference_image, settings.reference_path = None, request.reference_image
-    settings.guidance_scale = _number(overrides.pop(GUIDANCE_SCALE, "0"))
+    scale = overrides.get(GUIDANCE_SCALE, "0")
+    settings.guidance_scale = _number(scale)
+    if "," not in scale:  # a schedule stays an option: the panel's one number cannot hold it
+        overrides.pop(GUIDANCE_SCALE, None)
     settings.options.clear()
     known = engine_options()
     for key, value in overrides.items():
@@ -38,5 +41,5 @@ def load_request(settings: bpy.types.PropertyGroup, request: messages.JobRequest
 def _number(text: str) -> float:
     try:
         return float(text)
-    except ValueError:  # a schedule, which the panel's one number cannot hold
+    except ValueError:
         return 0.0

@@ -313,7 +313,9 @@ class DREAMFUSION_OT_choose_model(bpy.types.Operator):
     bl_label = "Use Model"
     bl_options = {"REGISTER", "UNDO"}
 
-    model: bpy.props.StringProperty(name="Model", default=DEFAULT_MODEL, options={"SKIP_SAVE"})  # type: ignore[valid-type]
+    model: bpy.props.StringProperty(  # type: ignore[valid-type]
+        name="Model", description="Id in the model table, or a folder", default=DEFAULT_MODEL, options={"SKIP_SAVE"}
+    )
 
     @classmethod
     def description(cls, _context: bpy.types.Context, properties: bpy.types.OperatorProperties) -> str:

@@ -241,7 +241,10 @@ class DREAMFUSION_OT_export(_OnActiveMesh, bpy.types.Operator):
 
     filepath: bpy.props.StringProperty(name="File", description="Where it is written", subtype="FILE_PATH", options=SKIP)  # type: ignore[valid-type]
     file_format: bpy.props.EnumProperty(  # type: ignore[valid-type]
-        name="Format", items=[(name, exporter.label, exporter.note) for name, exporter in EXPORTERS.items()], options=SKIP
+        name="Format",
+        description="Which programs can read it",
+        items=[(name, exporter.label, exporter.note) for name, exporter in EXPORTERS.items()],
+        options=SKIP,
     )
     with_lods: bpy.props.BoolProperty(name="With LODs", description="Also the copies _LOD1, _LOD2 and so on", options=SKIP)  # type: ignore[valid-type]
 

@@ -34,7 +34,9 @@ def reason_against(context: bpy.types.Context) -> Reason | None:
     """The first thing that stands in the way; None if a job can start."""
     settings = context.scene.dreamfusion
     if preferences.engine_python(context) is None:
-        return Reason("the engine is not set up", "preferences.addon_show", "Set Up in Preferences", "PREFERENCES", (("module", ADDON_PACKAGE),))
+        return Reason(
+            "the engine is not set up", "preferences.addon_show", "Set Up in Preferences", "PREFERENCES", (("module", ADDON_PACKAGE),)
+        )
     if not settings.prompt.strip():
         path = "scene.dreamfusion.prompt"
         return Reason("no prompt", "wm.context_set_string", f'Try "{EXAMPLE}"', "LIGHT", (("data_path", path), ("value", EXAMPLE)))

@@ -132,11 +132,13 @@ class DREAMFUSION_PT_reference(bpy.types.Panel):
     @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.dreamfusion
-        layout.template_ID_preview(settings, "reference_image", open="image.open", rows=3, cols=6, hide_buttons=False)
-        layout.operator("dreamfusion.set_reference", text="Choose a File", icon="FILE_FOLDER")
-        if settings.reference_image is None and settings.reference_path:
+        if settings.reference_image is not None:
+            layout.template_ID_preview(settings, "reference_image", open="image.open", rows=3, cols=6)
+            return
+        layout.template_ID(settings, "reference_image", open="image.open")
+        if settings.reference_path:
             layout.prop(settings, "reference_path", text="")
-        elif settings.reference_image is None:
+        else:
             draw_text(layout, "A picture of the object from the front. It can also be dropped here.")
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import addon_utils
 import bpy
-import pytest
 
 from tests.blender_results import PACKAGE, ROOT
 
@@ -48,9 +47,9 @@ def test_registering_costs_less_than_fifty_milliseconds_and_starts_nothing(addon
     times = []
     for _ in range(5):
         unregister()
-        begun = time.perf_counter()
+        begun = time.thread_time()  # of this thread: a busy machine does not count
         register()
-        times.append(time.perf_counter() - begun)
+        times.append(time.thread_time() - begun)
     assert min(times) < 0.05
     assert addon("ui.runtime").session() is None
     assert not bpy.app.timers.is_registered(addon("ui.runtime")._tick)
@@ -80,10 +79,10 @@ def test_installed_version_is_the_manifests_version():
     assert tomllib.loads((installed / "blender_manifest.toml").read_text())["version"] == manifest["version"]
 
 
-@pytest.mark.parametrize("name", ["generate", "cancel", "finish_now", "pause", "import_result"])
-def test_operators_are_documented_and_their_properties_too(name):
-    kind = getattr(bpy.ops.dreamfusion, name).get_rna_type()
-    assert kind.description and not kind.description.endswith(".")
-    for prop in kind.properties:
-        if prop.identifier not in {"rna_type", "scene_name", "location"}:
-            assert prop.description and not prop.description.endswith("."), prop.identifier
+def test_every_operator_is_documented_and_its_properties_too():
+    for name in dir(bpy.ops.dreamfusion):
+        kind = getattr(bpy.ops.dreamfusion, name).get_rna_type()
+        assert kind.description and not kind.description.endswith("."), name
+        for prop in kind.properties:
+            if prop.identifier != "rna_type" and not prop.is_hidden:
+                assert prop.description and not prop.description.endswith("."), f"{name}: {prop.identifier}"

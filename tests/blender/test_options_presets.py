@@ -1,5 +1,6 @@
 """Engine options and presets in Blender; and that what a caller of Generate leaves out comes from the scene."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -230,6 +231,14 @@ def test_a_schedule_of_the_guidance_scale_wins_over_the_number_of_the_panel(sett
     settings.engine.guidance__guidance_scale = "0,4,1,8"
     (entry,) = requests()
     assert entry.request.overrides == {"guidance.guidance_scale": "0,4,1,8"}
+
+
+def test_a_jobs_own_schedule_comes_back_into_the_panel(settings, addon):
+    request = addon("core.protocol").messages.JobRequest(prompt="a mug", overrides={"guidance.guidance-scale": "0,4,1,8"})
+    addon("ui.loading").load_request(settings, request)
+    assert settings.engine.guidance__guidance_scale == "0,4,1,8" and settings.guidance_scale == 0
+    addon("ui.loading").load_request(settings, replace(request, overrides={"guidance.guidance_scale": "7"}))
+    assert len(settings.options) == 0 and settings.guidance_scale == 7
 
 
 def test_variations_are_jobs_with_the_next_seeds_in_folders_of_their_own(settings, requests, addon):

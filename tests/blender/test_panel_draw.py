@@ -54,7 +54,7 @@ def draw(name: str = "DREAMFUSION_PT_main", has_textbox: bool = False) -> Record
             getattr(cls, part)(panel, bpy.context)
     assert "A fault in the add-on" not in recorder.texts(), "a draw raised; see the output"
     for kind, args, kwargs in recorder.calls:
-        if kind in {"prop", "textbox", "prop_search", "template_ID_preview"}:
+        if kind in {"prop", "textbox", "prop_search", "template_ID", "template_ID_preview"}:
             assert hasattr(args[0], args[1]), args
         if kind == "operator":
             category, _, operator = args[0].partition(".")
