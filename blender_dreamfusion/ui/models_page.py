@@ -5,16 +5,17 @@ Draws read what `models` knows, never the disk.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import bpy
 
 from ..core import model_list
 from ..core.model_list import ModelRow
 from ..core.task_process import TaskState, TaskStatus
 from . import tasks
-from .drawing import draw_text
-from .models import WORK_TASK, find_row, icon_of, missing_model, model_items, rows, sync_list, vram_gb, work_id
-
-__all__ = ["draw_choice", "draw_page", "missing_model", "model_items", "vram_gb"]
+from .drawing import draw_text, never_raises
+from .models import WORK_TASK, find_row, icon_of, rows, sync_list, work_id
+from .models import model_items as model_items
 
 MIN_ROWS = 5
 
@@ -37,6 +38,7 @@ class DREAMFUSION_MT_models(bpy.types.Menu):
     bl_label = "Model"
     bl_description = "The diffusion model that judges the pictures"
 
+    @never_raises
     def draw(self, _context: bpy.types.Context) -> None:
         for row in rows():
             self.layout.operator("dreamfusion.choose_model", text=row.title, icon=icon_of(row)).model = row.id
@@ -95,7 +97,7 @@ def draw_page(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
         return
     if state.is_active:
         if row.installed or work_id() != row.id:
-            layout.label(text=f"{work_id()}: {state.phase or 'starting'}")
+            layout.label(text=f"{Path(work_id()).name}: {state.phase or 'starting'}")
             _draw_bar(layout, state)
     elif state.text and state.status is not TaskStatus.CANCELLED:
         box = layout.box()
