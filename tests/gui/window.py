@@ -22,6 +22,8 @@ START_TIMEOUT_S = 120.0
 INSTALL_TIMEOUT_S = 240.0
 # Rows of buttons are 20 pixels high; half of one finds each.
 SCAN_STEP_PX = 9
+# Shares of the sidebar's width: the middle, then the outer ones of three buttons in a row. The tabs take the right edge.
+SCAN_COLUMNS = (0.46, 0.74, 0.18)
 # The mouse must rest before Blender draws the button under it as touched.
 HOVER_S = 0.12
 
@@ -129,12 +131,13 @@ class Window:
             "    if bpy.ops.ui.copy_python_command_button.poll(): bpy.ops.ui.copy_python_command_button()\n"
             "answer = bpy.context.window_manager.clipboard"
         )
-        for row in range(y + SCAN_STEP_PX, y + height, SCAN_STEP_PX):
-            column = x + width // 2 - 10  # the tabs take the right edge
-            self.mouse("mousemove", column, row)
-            time.sleep(HOVER_S)
-            if f"bpy.ops.{operator}(" in self.ask(question):
-                return column, row
+        for share in SCAN_COLUMNS:
+            column = x + round(share * width)
+            for row in range(y + SCAN_STEP_PX, y + height, SCAN_STEP_PX):
+                self.mouse("mousemove", column, row)
+                time.sleep(HOVER_S)
+                if f"bpy.ops.{operator}(" in self.ask(question):
+                    return column, row
         raise AssertionError(f"no button of {operator} in the sidebar")
 
     def click(self, operator: str) -> None:
