@@ -10,6 +10,7 @@ it is killed, should it be deaf.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import queue
 import subprocess
@@ -140,7 +141,8 @@ class EngineProcess:
         if not self._is_swept:
             # Also of an engine that has ended: what it started may live on. Once only, for the number may be another's later.
             self._is_swept = True
-            kill_tree(self._process)
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # Windows: taskkill is missing, or takes its time
+                kill_tree(self._process)
         try:
             self._process.wait(KILL_WAIT_S)
         except subprocess.TimeoutExpired:

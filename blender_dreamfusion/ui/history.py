@@ -7,6 +7,7 @@ window manager is written into every .blend); what they show is here.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import bpy
 
@@ -41,7 +42,8 @@ class _Shown:
         self.entries: tuple[HistoryEntry, ...] = ()
         self.matches: tuple[HistoryEntry, ...] = ()
         self.records: tuple[Record, ...] = ()
-        self.is_known = False
+        self.folder: Path | None = None
+        """The jobs folder that the entries are of; None until somebody asked."""
         self.last_job = ""
 
 
@@ -60,15 +62,17 @@ def records() -> tuple[Record, ...]:
 
 
 def ensure_read() -> None:
-    """Have the folders read once. May be called from a draw: the disk is looked at later, by a timer and its thread."""
-    if not _shown.is_known and not bpy.app.background and not bpy.app.timers.is_registered(_tick):
+    """Have the folders read, once for each jobs folder. May be called from a draw: a timer and its thread look at the disk later."""
+    if bpy.app.background or bpy.app.timers.is_registered(_tick):
+        return
+    if _shown.folder != preferences.jobs_folder(bpy.context):
         bpy.app.timers.register(_tick, first_interval=0.0, persistent=True)
 
 
 def read_again() -> None:
     """Have the folders read anew."""
-    _shown.reader.ask(preferences.jobs_folder(bpy.context))
-    _shown.is_known = True
+    _shown.folder = preferences.jobs_folder(bpy.context)
+    _shown.reader.ask(_shown.folder)
     if not bpy.app.background and not bpy.app.timers.is_registered(_tick):
         bpy.app.timers.register(_tick, first_interval=LOOK_S, persistent=True)
 
@@ -110,7 +114,7 @@ def chosen(context: bpy.types.Context) -> HistoryEntry | None:
 
 
 def _tick() -> float | None:
-    if not _shown.is_known:
+    if _shown.folder != preferences.jobs_folder(bpy.context):
         read_again()
     if collect():
         runtime.redraw()
@@ -118,11 +122,11 @@ def _tick() -> float | None:
 
 
 def _follow(state: JobState) -> None:
-    """A job that began or ended changes the history."""
-    mark = f"{state.job} {state.is_active}"
+    """A job that began, came further or ended changes the history."""
+    mark = f"{state.job} {state.status} {state.phase}"
     if mark != _shown.last_job:
         _shown.last_job = mark
-        if _shown.is_known:
+        if _shown.folder is not None:
             read_again()
 
 
