@@ -22,7 +22,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,59}")
 class Row:
     """A model and how it stands on this machine.
 
-    origin: "shipped", "downloaded", "added", "hub cache", or "" while it is not here.
+    origin: "shipped", "downloaded", "unpacked" (from a single file), "added" (a folder of the user's), "hub cache", or "" while it
+        is not here.
     can_remove: whether `remove` does something. partial_bytes: of a download that is not whole yet.
     """
 
@@ -54,13 +55,15 @@ def _row(model: Model, root: Path) -> Row:
         return Row(model=model, origin="", folder="", size_bytes=0, partial_bytes=partial, can_remove=partial > 0 or is_added)
     origin = _origin(model, folder, root)
     size = sum(path.stat().st_size for path in part_files(folder))
-    can_remove = origin in ("downloaded", "added")
+    can_remove = origin in ("downloaded", "unpacked", "added")
     return Row(model=model, origin=origin, folder=str(folder), size_bytes=size, partial_bytes=partial, can_remove=can_remove)
 
 
 def _origin(model: Model, folder: Path, root: Path) -> str:
     if model.path:
-        return "added" if Path(model.path).is_absolute() else "shipped"
+        if not Path(model.path).is_absolute():
+            return "shipped"
+        return "unpacked" if folder == root / model.id else "added"
     return "downloaded" if folder.parent == root else "hub cache"
 
 

@@ -203,6 +203,19 @@ def test_a_local_folder_gets_a_name_and_loses_it_again(engine, tmp_path):
     assert engine.find_row("my-style") is None and (folder / "unet").is_dir()
 
 
+def test_a_job_looks_for_models_in_the_same_folder(engine, addon, monkeypatch, tmp_path):
+    environments = []
+
+    def launch(_command, _log_path, environ):
+        environments.append(environ)
+        raise OSError("seen enough")
+
+    monkeypatch.setattr(addon("ui.runtime"), "EngineProcess", launch)
+    with pytest.raises(RuntimeError, match="seen enough"):
+        bpy.ops.dreamfusion.generate(prompt="a red mug", out_dir=str(tmp_path / "job"))
+    assert environments[0]["DREAMFUSION_MODELS"] == str(tmp_path / "models")
+
+
 def test_a_cancelled_download_goes_on_from_there(engine, online, small_hub, addon, tmp_path):
     weights = "unet/diffusion_pytorch_model.safetensors"
     repo = next(iter(small_hub.repos.values()))

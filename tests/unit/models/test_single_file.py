@@ -95,6 +95,7 @@ def test_a_file_becomes_a_folder_with_the_same_weights(root: Path, base: Path, f
         for name, value in expected.items():
             assert torch.equal(got[name], value.half() if value.is_floating_point() else value), name
     assert (folder / "tokenizer" / "tokenizer_config.json").is_file()
+    assert {row.model.id: row.origin for row in manage.rows(root)}["my-style"] == "unpacked"
 
     from engine.guidance.denoiser import Denoiser
 
