@@ -20,7 +20,7 @@ from ..core.view_numbers import View
 
 @dataclass
 class _Picture:
-    """Pixels of the newest picture; the texture is made from them in the first draw, where there is a GPU to make it."""
+    """Linear pixels of the newest picture; the texture is made from them in the first draw, where there is a GPU to make it."""
 
     path: str
     view: View
@@ -38,6 +38,8 @@ class _Overlay:
 
 
 _overlay = _Overlay()
+_BYTES = np.arange(256) / 255
+_LINEAR_OF_BYTE = np.where(_BYTES <= 0.04045, _BYTES / 12.92, ((_BYTES + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def show(path: str, view: View, scene_name: str) -> None:
@@ -48,9 +50,16 @@ def show(path: str, view: View, scene_name: str) -> None:
         size, pixels = read_picture(path)
     except RuntimeError:
         return
-    _overlay.picture = _Picture(path, view, scene_name, size, pixels)
+    _overlay.picture = _Picture(path, view, scene_name, size, linear(pixels))
     if _overlay.handle is None:
         _overlay.handle = bpy.types.SpaceView3D.draw_handler_add(_draw, (), "WINDOW", "POST_PIXEL")
+
+
+def linear(pixels: np.ndarray) -> np.ndarray:
+    """[4 * n] float32 RGBA of an 8-bit sRGB picture with linear colours: a viewport encodes whatever is drawn into it."""
+    rgba = pixels.reshape(-1, 4)
+    colors = _LINEAR_OF_BYTE[(rgba[:, :3] * 255 + 0.5).astype(np.uint8)]
+    return np.concatenate([colors, rgba[:, 3:]], axis=1, dtype=np.float32).ravel()
 
 
 def clear() -> None:
@@ -79,7 +88,7 @@ def _draw_over(region: bpy.types.Region, picture: _Picture) -> None:
 
     if picture.texture is None:
         buffer = gpu.types.Buffer("FLOAT", len(picture.pixels), picture.pixels)
-        picture.texture = gpu.types.GPUTexture(picture.size, format="RGBA8", data=buffer)
+        picture.texture = gpu.types.GPUTexture(picture.size, format="RGBA16F", data=buffer)
     gpu.state.blend_set("ALPHA")
     draw_texture_2d(picture.texture, (0, 0), region.width, region.height)
     gpu.state.blend_set("NONE")

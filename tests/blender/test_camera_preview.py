@@ -358,7 +358,7 @@ def test_undo_while_the_job_runs_and_after_it_leaves_what_is_right(job, camera, 
 def test_the_overlay_is_drawn_only_over_the_view_it_was_made_for(addon, monkeypatch, camera, picture):
     overlay, module = addon("ui.viewport_overlay"), addon("bl.camera_view")
     view = module.camera_view(bpy.context.scene)
-    overlay.show(picture((255, 0, 0), 4, 2), view, bpy.context.scene.name)
+    overlay.show(picture((255, 128, 0), 4, 2), view, bpy.context.scene.name)
     drawn = []
     monkeypatch.setattr(overlay, "_draw_over", lambda region, shown: drawn.append((region, shown.size)))
     projection = camera.calc_matrix_camera(bpy.context.evaluated_depsgraph_get(), x=1920, y=1080)
@@ -375,6 +375,8 @@ def test_the_overlay_is_drawn_only_over_the_view_it_was_made_for(addon, monkeypa
         return len(drawn)
 
     real = overlay.bpy
+    shown = overlay._overlay.picture.pixels.reshape(-1, 4)
+    assert shown[0] == pytest.approx([1.0, 0.2158, 0.0, 1.0], abs=1e-3), "linear colours: the viewport encodes them"
     assert draw() == 1 and drawn[0][1] == (4, 2)
     assert draw(shift=0.1) == 0 and draw(scene_name="Other") == 0 and draw(width=1000) == 0
     monkeypatch.setattr(overlay, "bpy", real)
