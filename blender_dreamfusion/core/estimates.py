@@ -89,13 +89,15 @@ def _kind(device: str) -> str:
     return "cuda" if device.startswith(("cuda", "mps", "xpu")) else "cpu"
 
 
-def cost_texts(records: Sequence[Record], preset: str, overrides: Mapping[str, str], *, model: str, vram_gb: float) -> tuple[str, ...]:
+def cost_texts(
+    records: Sequence[Record], preset: str, overrides: Mapping[str, str], *, model: str, vram_gb: float, device: str = ""
+) -> tuple[str, ...]:
     """What stands beneath the quality: steps and pictures, texture and triangles, time and memory; each fits into the sidebar.
 
     `vram_gb` is what the model table says, 0 for a model that runs on a CPU.
     """
     size = sizes(preset, overrides)
-    takes = str(expected(records, preset, overrides, model=model))
+    takes = str(expected(records, preset, overrides, model=model, device=device))
     memory = f"VRAM: {vram_gb:g} GB" if vram_gb > 0 else "VRAM: none"
     return (
         f"{size['steps']:,} steps \u00b7 pictures of {size['picture_px']} px",

@@ -193,7 +193,7 @@ def draw_option(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup, o
     if option.kind in ("bool", "int", "float"):
         row.prop(settings.engine, option.attribute)
     else:  # Blender would leave a third of the width to the name
-        split = row.split(factor=0.5, align=True)
+        split = row.split(factor=0.38 if option.kind == "pair" else 0.5, align=True)
         split.label(text=option.label)
         split.row(align=True).prop(settings.engine, option.attribute, text="")
     if option.key in settings.options:

@@ -9,7 +9,7 @@ import bpy
 
 from ..core.engine_options import engine_options, fault
 from ..core.estimates import cost_texts
-from . import history, models, preferences
+from . import history, models, preferences, setup
 from .ids import ADDON_PACKAGE
 from .option_panels import changed_options
 
@@ -59,8 +59,12 @@ def button_text(settings: bpy.types.PropertyGroup) -> str:
 
 def cost_lines(settings: bpy.types.PropertyGroup) -> tuple[str, ...]:
     """What the quality stands for and what it takes, a line each."""
-    vram_gb = models.vram_gb(settings.model)
-    return cost_texts(history.records(), settings.preset, changed_options(settings), model=settings.model, vram_gb=vram_gb)
-
-
-CLASSES = ()
+    records = history.records()
+    return cost_texts(
+        records,
+        settings.preset,
+        changed_options(settings),
+        model=settings.model,
+        vram_gb=models.vram_gb(settings.model),
+        device="" if records else setup.device(),  # what ran tells more than what was planned
+    )

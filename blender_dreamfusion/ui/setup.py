@@ -92,6 +92,11 @@ def choice_changed(_owner: object, context: bpy.types.Context) -> None:
     replan(context)
 
 
+def device() -> str:
+    """What the engine will compute on, as far as was looked: "cpu", "cuda" for any card, "" while not known."""
+    return "" if _known.plan is None else "cpu" if _known.plan.build == "cpu" else "cuda"
+
+
 def offline_reason() -> str:
     """Why nothing can be fetched, with the fix; empty if Blender may go online."""
     if bpy.app.online_access:

@@ -125,11 +125,14 @@ def test_the_time_is_that_of_finished_jobs_where_there_are_some(addon, monkeypat
     assert "About 5 min · VRAM: none" in draw().texts()
 
 
-def test_the_numbers_of_the_quality_stand_beneath_it():
+def test_the_numbers_of_the_quality_stand_beneath_it(addon, monkeypatch):
     settings = bpy.context.scene.dreamfusion
     assert "300 steps · pictures of 64 px" in draw().texts() and "(guess)" in draw().texts()
     settings.preset = "HIGH"
     settings.engine.training__n_steps = 1234
+    slow = next(line for line in draw().texts().splitlines() if "(guess)" in line)
+    monkeypatch.setattr(addon("ui.setup"), "device", lambda: "cuda")
+    assert slow not in draw().texts() and "(guess)" in draw().texts(), "a card is quicker"
     assert "1,234 steps · pictures of 128 px" in draw().texts()
 
 
