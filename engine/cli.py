@@ -289,6 +289,9 @@ def _models(arguments: argparse.Namespace) -> int:
             text = manage.remove(arguments.target, root)
         else:
             text = manage.check(arguments.target, root, report)
+    except OSError as error:
+        text = f"{error.filename or root} cannot be read or written ({error.strerror or error})."
+        raise UserError(text, "Look at its permissions, or choose another models folder.", "disk") from error
     finally:
         bar.close()
     return end(text, {"id": arguments.target})

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.guidance.model_records import DOWNLOADING_NAME, Record, read_added, read_record, write_added
+from engine.guidance.model_records import DOWNLOADING_NAME, Record, read_added, read_record, write_added, write_record
 from engine.guidance.model_table import ENGINE_FOLDER, Model, added_model, find_model, model_folder, models
 from engine.model_store.hashes import Progress, damaged, git_sha1_of, record_files, sha256_of
 from engine.model_store.layout import check_folder, part_files
@@ -63,8 +63,13 @@ def _origin(model: Model, folder: Path, root: Path) -> str:
     if model.path:
         if not Path(model.path).is_absolute():
             return "shipped"
-        return "unpacked" if folder == root / model.id else "added"
+        return "unpacked" if _is_unpacked(folder, root / model.id) else "added"
     return "downloaded" if folder.parent == root else "hub cache"
+
+
+def _is_unpacked(folder: Path, ours: Path) -> bool:
+    """Whether `add` made the folder from a single file. A folder of the user's in the same place has no record in it."""
+    return folder == ours and read_record(folder) is not None
 
 
 def _size(folder: Path) -> int:
@@ -85,12 +90,15 @@ def add(given: Path, name: str, root: Path, report: Report = silent, *, like: st
         raise UserError(f"There is nothing at {folder}.", "Choose the folder of a model.", "model")
     added = read_added(root)
     name = free_name(name or folder.stem, added)
-    if folder.is_file():
+    is_file = folder.is_file()
+    if is_file:
         from engine.model_store.single_file import unpack
 
         folder = unpack(folder, root / name, like, report)
     check_folder(folder)
     record = Record(name, given.stem, str(folder), "", record_files(folder, part_files(folder), report))
+    if is_file:
+        write_record(folder, record)
     write_added(root, {**added, name: record})
     return record
 
@@ -116,19 +124,21 @@ def remove(name: str, root: Path) -> str:
     if name in added:
         record = added.pop(name)
         write_added(root, added)
-        if Path(record.folder) == root / name:  # made by `add` from a single file: ours
+        if _is_unpacked(Path(record.folder), root / name):
             return f"{record.title} is deleted; {_delete(root / name, root) / 1e9:.1f} GB are free again."
         return f"{name} is off the list. Its folder stays: {record.folder}"
     model = find_model(name)
+    if model.path:
+        is_shipped = not Path(model.path).is_absolute()
+        why = "ships with the program and cannot be removed" if is_shipped else "is a folder of yours that is not on the list"
+        raise UserError(f"{model.title} {why}.", "" if is_shipped else "Delete it yourself.", "model")
     folder, staging = root / model.id, root / DOWNLOADING_NAME / model.id
     if folder.is_symlink():
         folder.unlink()
         return f"{model.title} is off the list; what the link led to stays."
-    if model.id in models() and (read_record(folder) is not None or staging.exists()):
+    if read_record(folder) is not None or staging.exists():
         freed = _delete(folder, root) + _delete(staging, root)
         return f"{model.title} is deleted; {freed / 1e9:.1f} GB are free again."
-    if model.path:
-        raise UserError(f"{model.title} ships with the program and cannot be removed.", "", "model")
     there = model_folder(model)  # says so if it is nowhere
     if there.parent == root:
         raise UserError(f"{there} was not made by a download, so it is left alone.", "Delete the folder yourself.", "model")

@@ -168,6 +168,17 @@ def test_removing_deletes_what_we_fetched_and_nothing_else(root: Path, fetched: 
     assert "what the link led to stays" in manage.remove("sd15", root) and (clean_model / UNET).is_file()
 
 
+def test_a_folder_of_the_user_is_never_deleted(root: Path, clean_model: Path, tmp_path: Path) -> None:
+    inside = Path(shutil.copytree(clean_model, root / "mine"))
+    manage.add(inside, "mine", root)
+    assert row_of(root, "mine").origin == "added" and "Its folder stays" in manage.remove("mine", root)
+    assert (inside / UNET).is_file(), "also if it lies in the models folder under its name"
+    link = tmp_path / "link"
+    link.symlink_to(clean_model)
+    refused("is a folder of yours that is not on the list. Delete it yourself", "model", manage.remove, str(link), root)
+    assert link.is_symlink() and (clean_model / UNET).is_file()
+
+
 def test_a_list_of_added_models_that_cannot_be_read_is_not_written_over(root: Path, clean_model: Path) -> None:
     root.mkdir()
     (root / ADDED_NAME).write_text('{"models": [')
