@@ -12,7 +12,7 @@ from torch import Tensor
 # exp(15) is beyond any density that still changes a pixel; a larger slope would only throw the optimizer off.
 _MAX_EXPONENT = 15.0
 # Under exp the gradient of emptiness is its density: with none at all nothing could ever grow there.
-_MIST = 0.01
+MIST = 0.01
 
 
 class _TruncExp(torch.autograd.Function):
@@ -44,7 +44,7 @@ def exp_blob(positions: Tensor, density: float, radius: float) -> Tensor:
     leaves a density of 1 in all of the empty box, an opacity of 0.9 across it, which every step then has to march through.
     """
     gaussian = density * torch.exp(-2.0 * positions.square().sum(-1) / radius**2)
-    return torch.log(gaussian + _MIST)
+    return torch.log(gaussian + MIST)
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"softplus": F.softplus, "exp": trunc_exp}

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.fields.activations import ACTIVATIONS, BLOBS
+from cuda_ext import ops
+from engine.fields.activations import ACTIVATIONS, BLOBS, MIST
 from engine.fields.dense_grid import DenseGrid, as_table, read_table
 from engine.fields.encodings import ENCODINGS
 from engine.fields.field_config import FieldConfig
@@ -83,10 +84,14 @@ class RadianceField(nn.Module):
 
     def density(self, positions: Tensor) -> Tensor:
         """Densities [M] >= 0 per world unit at positions [M, 3]; 0 outside [-1, 1]^3. Differentiable in both."""
+        if self._has_kernel(positions):
+            return self._from_kernel(positions, with_normals=False).densities
         return self._density_of(self._raw(positions)[:, 0], positions)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Densities [M] and albedo [M, 3] in (0, 1) at positions [M, 3]."""
+        if self._has_kernel(positions):
+            return self._from_kernel(positions, with_normals=False)[:2]
         raw = self._raw(positions)
         return self._density_of(raw[:, 0], positions), torch.sigmoid(raw[:, 1:4])
 
@@ -95,6 +100,8 @@ class RadianceField(nn.Module):
         if not with_normals:
             return FieldSamples(*self.forward(positions), None)
         if self.is_direct and self.config.normals == "analytic":
+            if self._has_kernel(positions):
+                return self._from_kernel(positions, with_normals=True)
             both = self._read(positions, with_gradient=True)  # [M, 7]
             gradient = both[:, 4:7] + self._blob_gradient(positions)
             return FieldSamples(self._density_of(both[:, 0], positions), torch.sigmoid(both[:, 1:4]), _outward(gradient))
@@ -134,6 +141,18 @@ class RadianceField(nn.Module):
             groups.append({"params": list(self.decoder.parameters()), "lr_scale": 1.0, "name": "decoder"})
         groups.append({"params": list(self.background_network.parameters()), "lr_scale": 1.0, "name": "background"})
         return [{**group, "lr": lr * group["lr_scale"]} for group in groups]
+
+    def _has_kernel(self, positions: Tensor) -> bool:
+        """Whether density, color and normals come from one kernel, which has no gradient in the positions."""
+        return self.is_direct and not positions.requires_grad and ops.serves(positions)
+
+    def _from_kernel(self, positions: Tensor, *, with_normals: bool) -> FieldSamples:
+        table, n_points = self._once(f"table {with_normals}", lambda: self._table(with_normals))
+        config = self.config
+        densities, albedo, normals = ops.dense_field(
+            table, n_points, positions, config.activation, config.density_scale, config.blob_density, config.blob_radius, MIST
+        )
+        return FieldSamples(densities, albedo, normals if with_normals else None)
 
     def _raw(self, positions: Tensor) -> Tensor:
         """What is stored at positions, [M, 4]: density and color before their activations."""

@@ -1,4 +1,4 @@
-"""From densities along rays to weights and sums per ray. A kernel slots in behind these two functions.
+"""From densities along rays to weights and sums per ray.
 
 Shapes: M packed samples, R rays, C channels.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from cuda_ext import ops
 
 
 def weights_from_density(densities: Tensor, deltas: Tensor, packed_info: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,3 +52,14 @@ def accumulate(weights: Tensor, values: Tensor | None, ray_indices: Tensor, n_ra
     weighted = weights[:, None] if values is None else weights[:, None] * values
     out = weighted.new_zeros(n_rays, weighted.shape[1])
     return out.scatter_add_(0, ray_indices[:, None].expand_as(weighted), weighted)
+
+
+def composite(densities: Tensor, deltas: Tensor, values: Tensor, ray_indices: Tensor, packed_info: Tensor) -> tuple[Tensor, Tensor]:
+    """weights [M] and the sums [R, C] of weights * values over each ray: both functions above in one, by a kernel where there is one.
+
+    Args: as above. Differentiable in densities and values.
+    """
+    if ops.serves(densities):
+        return ops.composite(densities, deltas, values, packed_info)
+    weights, _ = weights_from_density(densities, deltas, packed_info)
+    return weights, accumulate(weights, values, ray_indices, packed_info.shape[0])

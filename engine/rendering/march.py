@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cuda_ext import ops
 from engine.rendering.occupancy import OccupancyGrid
 
 
@@ -63,16 +64,25 @@ def march(
     if not step_size > 0:
         raise ValueError(f"step_size must be > 0, got {step_size}")
     R, device = rays_o.shape[0], rays_o.device
+    if generator is None:
+        shifts = torch.full((R,), 0.5, device=device)
+    else:
+        shifts = torch.rand(R, generator=generator, device=generator.device).to(device)
+    if ops.serves(rays_o):
+        ray_indices, t_mids, packed_info = ops.march(rays_o, rays_d, shifts, occupancy.bounds, occupancy.occupied_cells, step_size)
+        return PackedSamples(ray_indices, t_mids - 0.5 * step_size, t_mids + 0.5 * step_size, packed_info)
+    return _march_twin(rays_o, rays_d, shifts, occupancy, step_size)
+
+
+def _march_twin(rays_o: Tensor, rays_d: Tensor, shifts: Tensor, occupancy: OccupancyGrid, step_size: float) -> PackedSamples:
+    """What the kernel does, in torch."""
+    R, device = rays_o.shape[0], rays_o.device
     t_near, t_far = intersect_box(rays_o, rays_d, occupancy.bounds)
     hits = (t_far > t_near).nonzero()[:, 0]
     if hits.numel() == 0:
         empty = torch.zeros(0, device=device)
         return PackedSamples(hits, empty, empty, torch.zeros(R, 2, dtype=torch.int64, device=device))
-    t_near, t_far = t_near[hits, None], t_far[hits, None]
-    if generator is None:
-        shift = torch.full_like(t_near, 0.5)
-    else:
-        shift = torch.rand(R, generator=generator, device=generator.device).to(device)[hits, None]
+    t_near, t_far, shift = t_near[hits, None], t_far[hits, None], shifts[hits, None]
     first = torch.ceil(t_near / step_size - shift)  # the first lattice point behind t_near
     n_points = int(((t_far - t_near) / step_size).max()) + 1
     t_mids = (first + torch.arange(n_points, device=device) + shift) * step_size  # [hits, S]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.fields.field import FieldSamples, RadianceField
-from engine.rendering.composite import accumulate, weights_from_density
+from engine.rendering.composite import accumulate, composite, weights_from_density
 from engine.rendering.march import PackedSamples, march, pack
 from engine.rendering.occupancy import OccupancyGrid
 from engine.rendering.shading import needs_normals, shade
@@ -120,10 +120,9 @@ def render(
         ray_indices, directions, t_mids, positions = _locate(rays_o, rays_d, samples)
         found = field.evaluate(positions, with_normals=with_normals)
     deltas = samples.t_ends - samples.t_starts
-    weights, _ = weights_from_density(found.densities, deltas, samples.packed_info)
     light = -directions if light_direction is None else light_direction[ray_indices // (height * width)]
     colors = shade(found.albedo, found.normals, light, ambient_ratio, shading)
-    sums = accumulate(weights, _channels(colors, t_mids, found.normals), ray_indices, n_rays)
+    weights, sums = composite(found.densities, deltas, _channels(colors, t_mids, found.normals), ray_indices, samples.packed_info)
     image, opacity, depth, normal_image = _finish(sums, background.reshape(-1, 3))
     shape = (n, height, width)
     return RenderOutput(

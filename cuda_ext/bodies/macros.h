@@ -1,0 +1,54 @@
+// One body for two machines. A kernel is a loop over [begin, end): on a CPU a thread gets a part of it, on a GPU one index each.
+// No includes: NVRTC has no headers at hand, and a cross-compiler then needs no system.
+// REAL is float or double, NAME(x) adds its suffix; all.h is read once for each.
+
+#ifndef DREAMFUSION_MACROS
+#define DREAMFUSION_MACROS
+
+typedef long long int64;
+typedef unsigned char byte;
+
+#if defined(__CUDACC_RTC__) || defined(__CUDACC__)
+#define KERNEL extern "C" __global__ void
+#define DEVICE static __device__ __forceinline__
+#define FOR_EACH(i) for (int64 i = begin + blockIdx.x * (int64)blockDim.x + threadIdx.x; i < end; i += (int64)gridDim.x * blockDim.x)
+#define ADD(place, value) atomicAdd((place), (value))
+DEVICE float exp_of(float x) { return expf(x); }
+DEVICE double exp_of(double x) { return exp(x); }
+DEVICE float expm1_of(float x) { return expm1f(x); }
+DEVICE double expm1_of(double x) { return expm1(x); }
+DEVICE float log1p_of(float x) { return log1pf(x); }
+DEVICE double log1p_of(double x) { return log1p(x); }
+DEVICE float log_of(float x) { return logf(x); }
+DEVICE double log_of(double x) { return log(x); }
+DEVICE float sqrt_of(float x) { return sqrtf(x); }
+DEVICE double sqrt_of(double x) { return sqrt(x); }
+DEVICE float ceil_of(float x) { return ceilf(x); }
+DEVICE double ceil_of(double x) { return ceil(x); }
+#else
+#if defined(_WIN32)
+#define KERNEL extern "C" __declspec(dllexport) void
+#else
+#define KERNEL extern "C" __attribute__((visibility("default"))) void
+#endif
+#define DEVICE static inline __attribute__((always_inline))
+#define FOR_EACH(i) for (int64 i = begin; i < end; ++i)
+#define ADD(place, value) (*(place) += (value))
+DEVICE float exp_of(float x) { return __builtin_expf(x); }
+DEVICE double exp_of(double x) { return __builtin_exp(x); }
+DEVICE float expm1_of(float x) { return __builtin_expm1f(x); }
+DEVICE double expm1_of(double x) { return __builtin_expm1(x); }
+DEVICE float log1p_of(float x) { return __builtin_log1pf(x); }
+DEVICE double log1p_of(double x) { return __builtin_log1p(x); }
+DEVICE float log_of(float x) { return __builtin_logf(x); }
+DEVICE double log_of(double x) { return __builtin_log(x); }
+DEVICE float sqrt_of(float x) { return __builtin_sqrtf(x); }
+DEVICE double sqrt_of(double x) { return __builtin_sqrt(x); }
+DEVICE float ceil_of(float x) { return __builtin_ceilf(x); }
+DEVICE double ceil_of(double x) { return __builtin_ceil(x); }
+#endif
+
+template <typename T> DEVICE T least(T a, T b) { return a < b ? a : b; }
+template <typename T> DEVICE T most(T a, T b) { return a > b ? a : b; }
+
+#endif

@@ -1,0 +1,237 @@
+"""The kernels as torch operators, with gradients and shapes for torch.compile: torch.ops.dreamfusion.*
+
+Ask `serves(tensor)` first; where it says no, the caller runs its plain torch twin.
+Shapes: R rays, M packed samples, C channels, G cells per axis, N points per axis, W numbers of a table row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cuda_ext.cpu import Argument, CpuKernels, find_kernels
+
+# Less work than this is not worth waking a thread for.
+RAYS_GRAIN = 512
+SAMPLES_GRAIN = 4096
+# Each thread of a table's gradient adds into a table of its own: beyond a few, adding those up costs more than it saves.
+MOST_TABLES = 4
+ACTIVATIONS = ("softplus", "exp")
+
+_library = torch.library.Library("dreamfusion", "DEF")
+_library.define("composite(Tensor densities, Tensor deltas, Tensor values, Tensor packed_info) -> (Tensor, Tensor)")
+_library.define(
+    "composite_backward(Tensor densities, Tensor deltas, Tensor values, Tensor packed_info, Tensor weights, Tensor d_weights, "
+    "Tensor d_sums) -> (Tensor, Tensor)"
+)
+_library.define("march(Tensor rays_o, Tensor rays_d, Tensor shifts, Tensor bounds, Tensor cells, float step) -> (Tensor, Tensor, Tensor)")
+_FIELD = "Tensor table, int n, Tensor positions, int activation, float scale, float blob_density, float blob_radius, float mist"
+_library.define(f"dense_field({_FIELD}) -> (Tensor, Tensor, Tensor)")
+_library.define(f"dense_field_backward({_FIELD}, Tensor d_densities, Tensor d_albedo, Tensor d_normals) -> Tensor")
+
+
+def serves(tensor: Tensor) -> bool:
+    """Whether there are kernels for tensors like this one, here."""
+    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) and find_kernels()[0] is not None
+
+
+def _kernels() -> CpuKernels:
+    kernels, reason = find_kernels()
+    if kernels is None:
+        raise RuntimeError(f"There are no compiled kernels here: {reason}. Ask serves() first.")
+    return kernels
+
+
+def _flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Kernels read memory as it lies. The caller must keep these until the launch is over."""
+    return tuple(tensor.contiguous() for tensor in tensors)
+
+
+# --- compositing ---------------------------------------------------------------------------------------------------------------
+
+
+def composite(densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Tensor) -> tuple[Tensor, Tensor]:
+    """weights [M] and sums [R, C] = sum over each ray of weight * value. NeRF (2003.08934), eq. 3.
+
+    Args:
+        densities, deltas: [M]. values: [M, C]. packed_info: [R, 2] int64, first sample and number of samples of each ray.
+    Differentiable in densities and values, not in deltas.
+    """
+    weights, sums = torch.ops.dreamfusion.composite(densities, deltas, values, packed_info)
+    return weights, sums
+
+
+def _composite_cpu(densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Tensor) -> tuple[Tensor, Tensor]:
+    densities, deltas, values, packed_info = _flat(densities, deltas, values, packed_info)
+    weights, sums = torch.empty_like(densities), values.new_empty(packed_info.shape[0], values.shape[1])
+    kernels = _kernels()
+    arguments = (densities, deltas, values, values.shape[1], packed_info, weights, sums)
+    kernels.run("composite_forward", densities.dtype, kernels.parts(packed_info.shape[0], RAYS_GRAIN), lambda _part: arguments)
+    return weights, sums
+
+
+def _composite_backward_cpu(
+    densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Tensor, weights: Tensor, d_weights: Tensor, d_sums: Tensor
+) -> tuple[Tensor, Tensor]:
+    densities, deltas, values, packed_info = _flat(densities, deltas, values, packed_info)
+    weights, d_weights, d_sums = _flat(weights, d_weights, d_sums)
+    d_densities, d_values = torch.empty_like(densities), torch.empty_like(values)
+    kernels = _kernels()
+    arguments = (densities, deltas, values, values.shape[1], packed_info, weights, d_weights, d_sums, d_densities, d_values)
+    kernels.run("composite_backward", densities.dtype, kernels.parts(packed_info.shape[0], RAYS_GRAIN), lambda _part: arguments)
+    return d_densities, d_values
+
+
+_library.impl("composite", _composite_cpu, "CPU")
+_library.impl("composite_backward", _composite_backward_cpu, "CPU")
+
+
+@torch.library.register_fake("dreamfusion::composite", lib=_library)
+def _(densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(densities), values.new_empty(packed_info.shape[0], values.shape[1])
+
+
+@torch.library.register_fake("dreamfusion::composite_backward", lib=_library)
+def _(densities: Tensor, deltas: Tensor, values: Tensor, *_rest: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(densities), torch.empty_like(values)
+
+
+def _keep_composite(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs, output[0])
+
+
+def _composite_grad(ctx: Any, d_weights: Tensor | None, d_sums: Tensor | None) -> tuple[Tensor | None, ...]:
+    densities, deltas, values, packed_info, weights = ctx.saved_tensors
+    d_weights = torch.zeros_like(weights) if d_weights is None else d_weights
+    d_sums = values.new_zeros(packed_info.shape[0], values.shape[1]) if d_sums is None else d_sums
+    d_densities, d_values = torch.ops.dreamfusion.composite_backward(densities, deltas, values, packed_info, weights, d_weights, d_sums)
+    return d_densities, None, d_values, None
+
+
+torch.library.register_autograd("dreamfusion::composite", _composite_grad, setup_context=_keep_composite, lib=_library)
+
+
+# --- marching ------------------------------------------------------------------------------------------------------------------
+
+
+def march(rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float) -> tuple[Tensor, Tensor, Tensor]:
+    """ray_indices [M] int64, t_mids [M] and packed_info [R, 2] int64 of all lattice points in occupied cells, in ray order.
+
+    Args:
+        rays_o, rays_d: [R, 3]. shifts: [R] in [0, 1), moves each ray's lattice. bounds: [2, 3], box round all occupied cells.
+        cells: [G, G, G] bool, indexed x, y, z, of [-1, 1]^3. step: > 0, world units.
+    """
+    ray_indices, t_mids, packed_info = torch.ops.dreamfusion.march(rays_o, rays_d, shifts, bounds, cells, step)
+    return ray_indices, t_mids, packed_info
+
+
+def _march_cpu(rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float) -> tuple[Tensor, Tensor, Tensor]:
+    rays_o, rays_d, shifts, bounds, cells = _flat(rays_o, rays_d, shifts, bounds, cells)
+    n_rays, dtype, kernels = rays_o.shape[0], rays_o.dtype, _kernels()
+    parts = kernels.parts(n_rays, RAYS_GRAIN)
+    where: tuple[Argument, ...] = (rays_o, rays_d, shifts, bounds, cells, cells.shape[0], float(step))
+    counts = torch.empty(n_rays, dtype=torch.int64)
+    kernels.run("march_count", dtype, parts, lambda _part: (*where, counts))
+    packed_info = torch.stack([counts.cumsum(0) - counts, counts], dim=-1)
+    total = int(counts.sum())
+    ray_indices, t_mids = torch.empty(total, dtype=torch.int64), rays_o.new_empty(total)
+    kernels.run("march_write", dtype, parts, lambda _part: (*where, packed_info, ray_indices, t_mids))
+    return ray_indices, t_mids, packed_info
+
+
+_library.impl("march", _march_cpu, "CPU")
+
+
+@torch.library.register_fake("dreamfusion::march", lib=_library)
+def _(rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float) -> tuple[Tensor, Tensor, Tensor]:
+    total = torch.library.get_ctx().new_dynamic_size()
+    index = cells.new_empty(total, dtype=torch.int64)
+    return index, rays_o.new_empty(total), cells.new_empty(rays_o.shape[0], 2, dtype=torch.int64)
+
+
+# --- a dense grid that is density and colour -----------------------------------------------------------------------------------
+
+
+def dense_field(
+    table: Tensor, n: int, positions: Tensor, activation: str, scale: float, blob_density: float, blob_radius: float, mist: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """densities [M], albedo [M, 3] and normals [M, 3] (or [0, 3] without them) at positions [M, 3] in [-1, 1]^3.
+
+    Args:
+        table: [N^3, W], W = 4: raw density and colour; W = 7: and the gradient of scale * raw density in world units.
+        n: N. activation: one of ACTIVATIONS. The others: as engine.fields.activations has them.
+    Differentiable in the table, not in positions.
+    """
+    index = ACTIVATIONS.index(activation)
+    found = torch.ops.dreamfusion.dense_field(table, n, positions, index, scale, blob_density, blob_radius, mist)
+    densities, albedo, normals = found
+    return densities, albedo, normals
+
+
+def _dense_field_cpu(table: Tensor, n: int, positions: Tensor, activation: int, *numbers: float) -> tuple[Tensor, Tensor, Tensor]:
+    table, positions = _flat(table, positions)
+    n_samples, width = positions.shape[0], table.shape[1]
+    densities, albedo = positions.new_empty(n_samples), positions.new_empty(n_samples, 3)
+    normals = positions.new_empty(n_samples if width == 7 else 0, 3)
+    kernels = _kernels()
+    arguments = (table, width, n, positions, activation, *map(float, numbers), densities, albedo, normals)
+    kernels.run("dense_field_forward", table.dtype, kernels.parts(n_samples, SAMPLES_GRAIN), lambda _part: arguments)
+    return densities, albedo, normals
+
+
+def _dense_field_backward_cpu(
+    table: Tensor,
+    n: int,
+    positions: Tensor,
+    activation: int,
+    scale: float,
+    blob_density: float,
+    blob_radius: float,
+    mist: float,
+    d_densities: Tensor,
+    d_albedo: Tensor,
+    d_normals: Tensor,
+) -> Tensor:
+    table, positions, d_densities, d_albedo, d_normals = _flat(table, positions, d_densities, d_albedo, d_normals)
+    kernels = _kernels()
+    parts = kernels.parts(positions.shape[0], SAMPLES_GRAIN, MOST_TABLES)
+    own = table.new_zeros(len(parts), *table.shape)
+    fixed = (table, table.shape[1], n, positions, activation, scale, blob_density, blob_radius, mist, d_densities, d_albedo, d_normals)
+    kernels.run("dense_field_backward", table.dtype, parts, lambda part: (*fixed, own[part]))
+    return own[0] if len(parts) == 1 else own.sum(dim=0)
+
+
+_library.impl("dense_field", _dense_field_cpu, "CPU")
+_library.impl("dense_field_backward", _dense_field_backward_cpu, "CPU")
+
+
+@torch.library.register_fake("dreamfusion::dense_field", lib=_library)
+def _(table: Tensor, n: int, positions: Tensor, *_numbers: float) -> tuple[Tensor, Tensor, Tensor]:
+    n_samples = positions.shape[0]
+    n_normals = n_samples if table.shape[1] == 7 else 0
+    return positions.new_empty(n_samples), positions.new_empty(n_samples, 3), positions.new_empty(n_normals, 3)
+
+
+@torch.library.register_fake("dreamfusion::dense_field_backward", lib=_library)
+def _(table: Tensor, *_rest: Any) -> Tensor:
+    return table.new_empty(table.shape)
+
+
+def _keep_dense_field(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    table, n, positions, *numbers = inputs
+    ctx.save_for_backward(table, positions)
+    ctx.n, ctx.numbers, ctx.n_normals = n, numbers, output[2].shape[0]
+
+
+def _dense_field_grad(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    table, positions = ctx.saved_tensors
+    n_samples = positions.shape[0]
+    shapes = ((n_samples,), (n_samples, 3), (ctx.n_normals, 3))
+    full = (positions.new_zeros(shape) if grad is None else grad for grad, shape in zip(grads, shapes))
+    d_table = torch.ops.dreamfusion.dense_field_backward(table, ctx.n, positions, *ctx.numbers, *full)
+    return d_table, None, None, None, None, None, None, None
+
+
+torch.library.register_autograd("dreamfusion::dense_field", _dense_field_grad, setup_context=_keep_dense_field, lib=_library)

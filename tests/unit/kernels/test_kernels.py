@@ -1,0 +1,198 @@
+"""Every kernel against its plain torch twin, forward and backward, and in double precision against finite differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cuda_ext import ops
+from cuda_ext.build import RECORD, source_hash
+from cuda_ext.cpu import find_kernels, platform_name
+from engine.fields.activations import MIST
+from engine.fields.field import RadianceField, make_field
+from engine.fields.field_config import FieldConfig
+from engine.rendering.composite import accumulate, weights_from_density
+from engine.rendering.march import PackedSamples, _march_twin, march, pack
+from engine.rendering.occupancy import OccupancyGrid
+from engine.scene.cameras import camera_rays, orbit_cameras
+
+pytestmark = pytest.mark.skipif(find_kernels()[0] is None, reason=f"no compiled kernels: {find_kernels()[1]}")
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def rays_with_samples(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+    """Densities, deltas, values, ray_indices, packed_info: rays of 0 to 9 samples, some of them opaque."""
+    generator = seeded(3)
+    counts = torch.tensor([0, 3, 9, 1, 0, 5, 7, 0])
+    ray_indices = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    n = int(counts.sum())
+    densities = torch.rand(n, generator=generator, dtype=dtype) * 6
+    densities[5] = 500.0
+    deltas = torch.rand(n, generator=generator, dtype=dtype) * 0.2 + 0.05
+    values = torch.randn(n, 5, generator=generator, dtype=dtype)
+    return densities, deltas, values, ray_indices, pack(ray_indices, len(counts))
+
+
+def test_library_is_made_of_these_sources() -> None:
+    import json
+
+    assert json.loads(RECORD.read_text())["sources"] == source_hash(), "run python -m cuda_ext.build and commit cuda_ext/lib"
+
+
+def test_platform_has_a_name_that_build_knows() -> None:
+    from cuda_ext.build import TARGETS
+
+    assert platform_name() in TARGETS
+
+
+def test_composite_is_its_twin_forward_and_backward() -> None:
+    densities, deltas, values, ray_indices, packed_info = rays_with_samples()
+    results = []
+    for kernel in (True, False):
+        d, v = densities.clone().requires_grad_(), values.clone().requires_grad_()
+        if kernel:
+            weights, sums = ops.composite(d, deltas, v, packed_info)
+        else:
+            weights, _ = weights_from_density(d, deltas, packed_info)
+            sums = accumulate(weights, v, ray_indices, packed_info.shape[0])
+        generator = seeded(4)
+        loss = (weights * torch.randn(weights.shape, generator=generator)).sum() + (
+            sums * torch.randn(sums.shape, generator=generator)
+        ).sum()
+        loss.backward()
+        results.append((weights.detach(), sums.detach(), d.grad, v.grad))
+    for found, wanted in zip(*results):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=2e-5)
+
+
+def test_composite_gradients_in_double() -> None:
+    densities, deltas, values, _, packed_info = rays_with_samples(torch.float64)
+    densities[5] = 3.0
+    assert torch.autograd.gradcheck(
+        lambda d, v: ops.composite(d, deltas, v, packed_info), (densities.requires_grad_(), values.requires_grad_())
+    )
+
+
+def test_composite_of_weights_alone_has_a_gradient() -> None:
+    densities, deltas, values, _, packed_info = rays_with_samples()
+    d = densities.clone().requires_grad_()
+    weights, _ = ops.composite(d, deltas, values, packed_info)
+    weights.square().sum().backward()
+    assert d.grad is not None and d.grad.abs().max() > 0
+
+
+def shell(resolution: int) -> OccupancyGrid:
+    occupancy = OccupancyGrid(resolution)
+    occupancy.update(lambda x: (x.norm(dim=-1) - 0.5).abs().lt(0.1).float(), 0, seeded(1))
+    return occupancy
+
+
+@pytest.mark.parametrize("jitter", [False, True])
+def test_march_is_its_twin(jitter: bool) -> None:
+    occupancy = shell(24)
+    cameras = orbit_cameras(*(torch.tensor(v) for v in ([20.0, 170.0], [10.0, -60.0], [2.9, 3.0], [40.0, 45.0])))
+    rays_o, rays_d = camera_rays(cameras, 24, 24)
+    generator = seeded(2) if jitter else None
+    found = march(rays_o, rays_d, occupancy, 0.07, generator=generator)
+    shifts = torch.rand(rays_o.shape[0], generator=seeded(2)) if jitter else torch.full((rays_o.shape[0],), 0.5)
+    wanted = _march_twin(rays_o, rays_d, shifts, occupancy, 0.07)
+    # A place on a cell's face may round to either side; no more than that may differ.
+    assert abs(len(found.t_starts) - len(wanted.t_starts)) <= 3
+    keys = [set(zip(s.ray_indices.tolist(), (s.t_starts / 0.07).round(decimals=2).tolist())) for s in (found, wanted)]
+    assert len(keys[0] ^ keys[1]) <= 3
+    check_packing(found)
+
+
+def check_packing(samples: PackedSamples) -> None:
+    assert torch.equal(samples.packed_info, pack(samples.ray_indices, samples.packed_info.shape[0]))
+    assert bool((samples.ray_indices.diff() >= 0).all())
+    same = samples.ray_indices.diff() == 0
+    assert bool((samples.t_starts.diff()[same] > 0).all())
+
+
+def test_march_of_rays_along_axes_misses_and_an_empty_grid() -> None:
+    occupancy = OccupancyGrid(8)
+    rays_o = torch.tensor([[0.1, -3.0, 0.1], [0.0, 0.0, 0.0], [0.0, 5.0, 0.0], [9.0, 9.0, 9.0]])
+    rays_d = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    counts = march(rays_o, rays_d, occupancy, 0.1).packed_info[:, 1].tolist()
+    assert counts == [20, 10, 0, 0]
+    occupancy.occupied_cells.fill_(False)
+    assert march(rays_o, rays_d, occupancy, 0.1).t_starts.numel() == 0
+    assert march(rays_o[:0], rays_d[:0], occupancy, 0.1).packed_info.shape == (0, 2)
+
+
+def noisy_field(activation: str) -> RadianceField:
+    field = make_field(FieldConfig(activation=activation, finest_resolution=12, n_levels=2), seeded(5))  # type: ignore[arg-type]
+    with torch.no_grad():
+        for level in field.encoding.levels:  # type: ignore[union-attr]
+            level.add_(torch.randn(level.shape, generator=seeded(6)) * 0.3)
+    return field
+
+
+@pytest.mark.parametrize("activation", ["softplus", "exp"])
+@pytest.mark.parametrize("with_normals", [True, False])
+def test_dense_field_is_its_twin(activation: str, with_normals: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    positions = torch.rand(500, 3, generator=seeded(7)) * 2.2 - 1.1  # also outside the box, and in its middle
+    positions[0] = 0.0
+    results = []
+    for kernel in (True, False):
+        field = noisy_field(activation)
+        monkeypatch.setattr(RadianceField, "_has_kernel", lambda _self, _positions, on=kernel: on)
+        found = field.evaluate(positions, with_normals=with_normals)
+        parts = [part for part in found if part is not None]
+        generator = seeded(8)
+        sum((part * torch.randn(part.shape, generator=generator)).sum() for part in parts).backward()  # type: ignore[union-attr]
+        results.append([part.detach() for part in parts] + [level.grad for level in field.encoding.levels])  # type: ignore[union-attr]
+    for found_part, wanted in zip(*results):
+        torch.testing.assert_close(found_part, wanted, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("activation", ops.ACTIVATIONS)
+@pytest.mark.parametrize("width", [4, 7])
+def test_dense_field_gradients_in_double(activation: str, width: int) -> None:
+    table = (torch.randn(27, width, generator=seeded(9), dtype=torch.float64) * 0.4).requires_grad_()
+    positions = torch.rand(12, 3, generator=seeded(10), dtype=torch.float64) * 1.8 - 0.9
+    assert torch.autograd.gradcheck(lambda t: ops.dense_field(t, 3, positions, activation, 2.0, 4.0, 0.5, MIST), (table,))
+
+
+def test_threads_do_not_change_the_sum() -> None:
+    table = torch.randn(27, 7, generator=seeded(11))
+    positions = torch.rand(20_000, 3, generator=seeded(12)) * 2 - 1
+    grads, before = [], torch.get_num_threads()
+    try:
+        for n in (1, 3):
+            torch.set_num_threads(n)
+            t = table.clone().requires_grad_()
+            densities, albedo, normals = ops.dense_field(t, 3, positions, "softplus", 2.0, 4.0, 0.5, MIST)
+            (densities.mean() + albedo[:, 0].mean() + normals[:, 1].mean()).backward()
+            grads.append(t.grad)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-6)
+
+
+def test_operators_pass_opcheck() -> None:
+    densities, deltas, values, _, packed_info = rays_with_samples()
+    torch.library.opcheck(torch.ops.dreamfusion.composite, (densities.requires_grad_(), deltas, values.requires_grad_(), packed_info))
+    table = torch.randn(27, 7, generator=seeded(13)).requires_grad_()
+    positions = torch.rand(9, 3, generator=seeded(14))
+    torch.library.opcheck(torch.ops.dreamfusion.dense_field, (table, 3, positions, 0, 2.0, 4.0, 0.5, MIST))
+    occupancy = shell(8)
+    rays_o, rays_d = torch.tensor([[0.1, -3.0, 0.1]]), torch.tensor([[0.0, 1.0, 0.0]])
+    torch.library.opcheck(
+        torch.ops.dreamfusion.march,
+        (rays_o, rays_d, torch.tensor([0.5]), occupancy.bounds, occupancy.occupied_cells, 0.1),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )
+
+
+def test_switch_turns_kernels_off() -> None:
+    import subprocess
+    import sys
+
+    code = "from cuda_ext.cpu import find_kernels; print(find_kernels())"
+    done = subprocess.run([sys.executable, "-c", code], env={"DREAMFUSION_KERNELS": "off"}, capture_output=True, text=True, check=True)
+    assert "DREAMFUSION_KERNELS is off" in done.stdout
