@@ -41,7 +41,7 @@ MIN_SNR_GAMMA = 5.0
 MIN_WEIGHT = 0.35
 POOL_SIZE = 24_000
 POOL_START = 2_000
-FRESH_PER_STEP = 10
+FRESH_PER_STEP = 8
 EMA_DECAY = 0.999
 
 
@@ -209,7 +209,7 @@ def train(args: argparse.Namespace) -> None:
         for name, value in load_file(str(state_file)).items():
             parameters[name].data.copy_(value)
     average = {name: p.detach().clone() for name, p in parameters.items()}
-    optimizer = torch.optim.AdamW(parameters.values(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     generator = torch.Generator().manual_seed(int(time.time()))
     pool = LatentPool(toybox, Pictures(args.data, seed=int(time.time()) % 100_000))
     while len(pool.latents) < POOL_START:
