@@ -36,6 +36,11 @@ def option_text(settings: bpy.types.PropertyGroup, option: EngineOption) -> str:
     return value_of(option.key, settings.preset, {option.key: item.value} if (item := settings.options.get(option.key)) else {})
 
 
+def differs(settings: bpy.types.PropertyGroup, option: EngineOption) -> bool:
+    """Whether the value is not the preset's. A stored one may have become so by a change of the preset."""
+    return option_text(settings, option) != option.values[settings.preset.lower()]
+
+
 def set_option(settings: bpy.types.PropertyGroup, option: EngineOption, text: str) -> None:
     """Store a value; the preset's own, or nothing, takes the option out of the store."""
     text = text.strip() if option.kind == "text" else "".join(text.split())
@@ -148,7 +153,7 @@ class DREAMFUSION_PT_advanced(bpy.types.Panel):
         search = context.window_manager.dreamfusion.option_search
         row = layout.row(align=True)
         row.prop(context.window_manager.dreamfusion, "option_search", text="", icon="VIEWZOOM", placeholder="Search")
-        n_changed = len(settings.options)
+        n_changed = sum(differs(settings, option) for option in engine_options().values())
         if n_changed:
             layout.operator("dreamfusion.reset_options", text=f"Reset All ({n_changed} changed)", icon="LOOP_BACK")
         options = [option for option in engine_options().values() if option.key not in SHOWN_ELSEWHERE]
@@ -172,10 +177,9 @@ def draw_found(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup, op
 
 def draw_groups(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup, options: list[EngineOption]) -> None:
     """All options, folded by group."""
-    changed = changed_options(settings)
     for group in groups():
         members = [option for option in options if option.group == group]
-        n_changed = sum(option.key in changed for option in members)
+        n_changed = sum(differs(settings, option) for option in members)
         header, body = layout.panel(f"dreamfusion_options_{group}", default_closed=True)
         header.label(text=group.capitalize() + (f" ({n_changed} changed)" if n_changed else ""))
         if body is not None:
@@ -196,7 +200,7 @@ def draw_option(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup, o
         split = row.split(factor=0.38 if option.kind == "pair" else 0.5, align=True)
         split.label(text=option.label)
         split.row(align=True).prop(settings.engine, option.attribute, text="")
-    if option.key in settings.options:
+    if differs(settings, option):
         row.operator("dreamfusion.reset_options", text="", icon="LOOP_BACK").key = option.key
     else:
         row.label(text="", icon="BLANK1")

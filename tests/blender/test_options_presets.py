@@ -134,6 +134,9 @@ def test_search_shows_the_hits_only_and_reset_appears_where_something_changed(se
     finally:
         bpy.context.window_manager.dreamfusion.option_search = ""
     settings.engine.mesh__smoothing = 1
+    settings.engine.training__n_steps = 1500
+    assert "Reset All (2 changed)" in draw("DREAMFUSION_PT_advanced").texts()
+    settings.preset = "STANDARD"  # which has 1500 steps by itself
     assert "Reset All (1 changed)" in draw("DREAMFUSION_PT_advanced").texts()
 
 
