@@ -36,7 +36,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """All findings, in the order they are shown. Imports torch."""
-    return [_python(), *_packages(), *_devices(), _memory(), _disk(), *_models()]
+    return [_python(), *_packages(), *_devices(), *_kernels(), _memory(), _disk(), *_models()]
 
 
 def _python() -> Finding:
@@ -82,6 +82,17 @@ def _devices() -> list[Finding]:
         free, total = torch.cuda.mem_get_info(i)
         findings.append(Finding(f"GPU {i}", "ok", f"{torch.cuda.get_device_name(i)}, {free >> 20} of {total >> 20} MB free"))
     return findings
+
+
+def _kernels() -> list[Finding]:
+    """Which code renders. Kernels for GPUs are not written yet: there the torch twins run."""
+    if importlib.util.find_spec("torch") is None:
+        return []
+    from cuda_ext.cpu import find_kernels
+
+    kernels, reason = find_kernels()
+    text = f"compositing, marching, dense field: {'compiled, ' if kernels else 'plain torch, '}{reason}"
+    return [Finding("kernels", "ok" if kernels else "warning", text, "" if kernels else "Everything works, somewhat slower.")]
 
 
 def _memory() -> Finding:
