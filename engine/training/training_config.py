@@ -145,13 +145,13 @@ class ReferenceConfig:
     elevation_deg: float = 0.0
     """From how high: 0 is the horizon, 90 straight from above. -90..90."""
     fov_y_deg: float = 40.0
-    """Vertical field of view of its camera, were the object's ball to fill it; small is a long lens. 1..120."""
+    """How much it foreshortens: the field of view that a unit ball fills, 40 from nearby, 15 from far with a long lens. 1..120."""
     object_radius: float = 0.9
     """From the middle of the object's outline to its farthest point, in world units. Less for what is deeper than wide,
     like a car from the front. 0.2..0.98."""
     lambda_rgb: Scheduled = 10_000.0
-    """Pull of the picture's colors: mean squared error, 6000 weighs as much as the model's opinion of one view.
-    0..1e6, may be scheduled."""
+    """Pull of the picture's colors: mean squared error. 6000 weighs as much as the model does whose pictures have 64 pixels a
+    side, under guidance.method image-target. 0..1e6, may be scheduled."""
     lambda_mask: Scheduled = 5_000.0
     """Pull of the picture's outline: mean squared error of the opacity. 0..1e6, may be scheduled."""
     every: int = 1
