@@ -63,11 +63,12 @@ def triangle_count(mesh: bpy.types.Mesh) -> int:
 def swap_mesh(obj: bpy.types.Object, mesh: bpy.types.Mesh) -> None:
     """Give `obj` another mesh; transform, modifiers, collections and its name stay.
 
-    The old mesh gets a fake user, so that an edited one can be had back until the file is saved (`release_replaced`).
+    An old mesh that nobody else uses gets a fake user, so that an edited one can be had back until the file is saved
+    (`release_replaced`).
     """
     old = obj.data
     obj.data = mesh
-    if old.users == 0 or (old.users == 1 and old.use_fake_user):
+    if old.users == 0:
         old[REPLACED] = True
         old.use_fake_user = True
         old.name = with_suffix(old.name, "_old")

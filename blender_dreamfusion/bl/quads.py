@@ -68,7 +68,7 @@ def _quad_mesh(old: bpy.types.Mesh, n_quads: int) -> bpy.types.Mesh:
         raise
     roughness = _roughness(material)
     mesh.materials.clear()
-    mesh.materials.append(build_material(old.name, images, label=material.name if material else "", roughness=roughness))
+    mesh.materials.append(build_material(old.name, images, label=f"Baked from {material.name}" if material else "", roughness=roughness))
     return mesh
 
 

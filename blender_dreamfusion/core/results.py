@@ -97,6 +97,13 @@ def _check_png(path: Path) -> None:
             raise ResultError(f"{path} is not a PNG picture. {REPEAT_FIX}")
 
 
+def png_width(path: Path) -> int:
+    """In pixels, from the header; 0 if the file ends before it. Blender would decode the whole picture to tell."""
+    with path.open("rb") as file:
+        header = file.read(24)
+    return int.from_bytes(header[16:20], "big") if len(header) == 24 else 0
+
+
 def _read_info(path: Path) -> dict[str, Any]:
     try:
         info = json.loads(path.read_text(encoding="utf-8"))

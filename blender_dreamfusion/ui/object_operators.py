@@ -54,6 +54,7 @@ class _Importing:
             imported = import_result(Path(folder), plan, scene=scene, view_layer=view_layer)
         except (ResultError, OSError) as error:
             return _refuse(self, str(error))
+        runtime.note_import((imported.made, *imported.notes))
         for note in imported.notes:
             self.report({"WARNING"}, note)
         self.report({"INFO"}, f"Imported {imported.summary}")

@@ -9,28 +9,12 @@ import bpy
 
 from ..core.job_state import Status, headline
 from . import models_page, queue, readiness, runtime, setup
-from .drawing import draw_text, never_raises
-from .ids import TAB
+from .drawing import SidebarPanel, SubPanel, draw_text, never_raises
 from .option_panels import changed_options
 from .presets import DREAMFUSION_PT_presets
 
 PREVIEW_SCALE = 9.0
 GUIDANCE_KEY = "guidance.guidance_scale"
-
-
-class SidebarPanel:
-    """Where all panels of the add-on are."""
-
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = TAB
-
-
-class SubPanel(SidebarPanel):
-    """A closed part of the main panel."""
-
-    bl_parent_id = "DREAMFUSION_PT_main"
-    bl_options = {"DEFAULT_CLOSED"}
 
 
 class DREAMFUSION_PT_main(SidebarPanel, bpy.types.Panel):
@@ -143,6 +127,8 @@ def draw_end(layout: bpy.types.UILayout) -> None:
     if state.status is Status.DONE:
         if runtime.preview_icon():
             layout.template_icon(icon_value=runtime.preview_icon(), scale=PREVIEW_SCALE)
+        for number, line in enumerate(runtime.imported()):
+            draw_text(layout, line, icon="CHECKMARK" if number == 0 else "ERROR")
         layout.operator("dreamfusion.import_result", text="Import Result Again" if problem is None else "Import Result")
     elif state.status is Status.CANCELLED:
         layout.label(text="Cancelled", icon="INFO")

@@ -57,6 +57,7 @@ class _Runtime:
         self.plan: ImportPlan | None = None
         self.preview = PanelPreview()
         self.problem: Problem | None = None
+        self.imported: tuple[str, ...] = ()
         # While Blender writes a file or renders, data must not change under it.
         self.blockers: set[str] = set()
         self.file_count = 0
@@ -82,6 +83,15 @@ def problem() -> Problem | None:
 def failure_of(folder: str) -> Problem | None:
     """Why a job of this Blender failed, by its folder."""
     return _runtime.failures.get(folder)
+
+
+def imported() -> tuple[str, ...]:
+    """What the last import made, and in further sentences what it could not do."""
+    return _runtime.imported
+
+
+def note_import(lines: tuple[str, ...]) -> None:
+    _runtime.imported = lines
 
 
 def preview_icon() -> int:
@@ -167,7 +177,7 @@ def start(request: messages.JobRequest, folder: Path, plan: ImportPlan, *, pytho
         _runtime.session = Session(launch, python=str(python), log_path=log_path)
         _runtime.python, _runtime.models = str(python), models
     _runtime.session.start(request, folder, resume=resume)
-    _runtime.plan, _runtime.problem = plan, None
+    _runtime.plan, _runtime.problem, _runtime.imported = plan, None, ()
     _follow()
 
 
@@ -307,6 +317,7 @@ def shutdown() -> None:
     if _runtime.queue.store is not None:
         _runtime.queue.store.close()
     _runtime.session, _runtime.python, _runtime.plan, _runtime.problem = None, "", None, None
+    _runtime.imported = ()
     _runtime.queue, _runtime.held, _runtime.failures = Queue(), None, {}
 
 

@@ -97,8 +97,10 @@ def test_decimate_reaches_its_target_in_place_and_keeps_the_old_mesh_until_saved
 
 def test_a_fake_user_of_the_users_own_survives_the_save(ring, tmp_path):
     ring.data.copy().use_fake_user = True
+    ring.data.use_fake_user = True
+    bpy.ops.dreamfusion.decimate(target_faces=100)
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "scene.blend"))
-    assert sum(mesh.use_fake_user for mesh in bpy.data.meshes) == 1
+    assert sum(mesh.use_fake_user for mesh in bpy.data.meshes) == 2
 
 
 def test_decimating_is_one_undo_step(ring):

@@ -244,7 +244,7 @@ def test_replacing_keeps_all_but_the_mesh_and_the_old_one_until_saved(edited, tm
     assert {collection.name for collection in edited.users_collection} == {"DreamFusion", "Heroes"}
     assert positions(edited)[:, 2].max() == pytest.approx(2.0), "as tall as the mesh it replaces"
     assert (edited["dreamfusion_prompt"], edited["dreamfusion_seed"], edited["dreamfusion_job"]) == ("a blue box", 8, "again")
-    assert [material.name for material in edited.data.materials] == ["a-blue-box"]
+    assert [material.name for material in edited.data.materials] == ["a-blue-box"] == [edited.data.name]
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "scene.blend"))
     assert not old.use_fake_user
 
@@ -278,6 +278,13 @@ def test_a_spoiled_result_leaves_the_object_to_be_replaced_alone(edited, result_
     with pytest.raises(RuntimeError, match="cannot be loaded"):
         bpy.ops.dreamfusion.import_result(folder=str(result_folder), replace_object="Hero Box")
     assert edited.data == old and len(bpy.data.meshes) == 1
+
+
+def test_the_panel_tells_what_the_last_import_made_and_could_not_do(result_folder, addon):
+    import_box(result_folder, replace_object="nowhere", mark_asset=True)
+    made, gone, preview = addon("ui.runtime").imported()
+    assert made == "a-red-box: 12 triangles, watertight, 32 px texture"
+    assert "nowhere is no generated object" in gone and "no preview picture" in preview
 
 
 BUMPS = """

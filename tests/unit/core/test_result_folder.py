@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blender_dreamfusion.core.results import ResultError, extent, open_edge_count, outward, read_result, standing, welded
+from blender_dreamfusion.core.results import ResultError, extent, open_edge_count, outward, png_width, read_result, standing, welded
+from tests.blender_results import write_png
 
 TETRAHEDRON = np.array([[0, 0, 0], [2, 0, 0], [0, 2, 0], [0, 0, 4]], np.float32)
 FACES = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.int32)
@@ -64,6 +65,13 @@ def test_missing_and_cut_short_files_are_sentences(folder):
     (folder / "albedo.png").write_bytes(b"GIF89a")
     with pytest.raises(ResultError, match="albedo.png is not a PNG"):
         read_result(folder)
+
+
+def test_the_width_of_a_picture_is_read_from_its_header(tmp_path):
+    write_png(tmp_path / "wide.png", np.zeros((3, 700, 3), np.uint8))
+    assert png_width(tmp_path / "wide.png") == 700
+    (tmp_path / "wide.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert png_width(tmp_path / "wide.png") == 0
 
 
 def test_welding_closes_seams_and_drops_what_has_no_area():
