@@ -10,16 +10,33 @@ from typing import Any
 
 import bpy
 
+from .ids import TAB
+
 # About what fits into the default sidebar.
 WRAP_CHARS = 38
 
 _reported: set[str] = set()
 
 
-def draw_text(layout: bpy.types.UILayout, text: str, *, icon: str = "NONE") -> None:
+class SidebarPanel:
+    """Where all panels of the add-on are."""
+
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = TAB
+
+
+class SubPanel(SidebarPanel):
+    """A closed part of the main panel."""
+
+    bl_parent_id = "DREAMFUSION_PT_main"
+    bl_options = {"DEFAULT_CLOSED"}
+
+
+def draw_text(layout: bpy.types.UILayout, text: str, *, icon: str = "NONE", n_chars: int = WRAP_CHARS) -> None:
     """Several labels, since one label does not wrap. With an icon, all lines begin behind it."""
     column = layout.column(align=True)
-    width = WRAP_CHARS if icon == "NONE" else WRAP_CHARS - 3
+    width = n_chars if icon == "NONE" else n_chars - 3
     following = "NONE" if icon == "NONE" else "BLANK1"
     for number, line in enumerate(textwrap.wrap(text, width) or [""]):
         column.label(text=line, icon=icon if number == 0 else following)

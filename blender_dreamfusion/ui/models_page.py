@@ -18,6 +18,8 @@ from .models import WORK_TASK, find_row, icon_of, rows, sync_list, work_id
 from .models import model_items as model_items
 
 MIN_ROWS = 5
+# What fits into the preferences at their default width.
+WIDE_CHARS = 85
 
 
 class DREAMFUSION_UL_models(bpy.types.UIList):
@@ -26,8 +28,10 @@ class DREAMFUSION_UL_models(bpy.types.UIList):
         if row is None:
             layout.label(text=item.name)
             return
-        line = layout.split(factor=0.45)
+        line = layout.split(factor=0.34)
         line.label(text=row.title, icon=icon_of(row))
+        line = line.split(factor=0.38)
+        line.label(text=row.licence)
         numbers = line.row()
         numbers.label(text=row.size_text)
         numbers.label(text=row.vram_text)
@@ -102,16 +106,16 @@ def draw_page(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     elif state.text and state.status is not TaskStatus.CANCELLED:
         box = layout.box()
         box.alert = state.status is TaskStatus.FAILED
-        draw_text(box, state.sentence, icon="ERROR" if state.status is TaskStatus.FAILED else "INFO")
+        draw_text(box, state.sentence, icon="ERROR" if state.status is TaskStatus.FAILED else "INFO", n_chars=WIDE_CHARS)
 
 
 def _draw_details(box: bpy.types.UILayout, row: ModelRow) -> None:
     box.label(text=row.title, icon=icon_of(row))
-    draw_text(box, row.note)
+    draw_text(box, row.note, n_chars=WIDE_CHARS)
     facts = [f"Licence: {row.licence}", f"{row.resolution_px} px", row.vram_text, row.size_text, row.state_text]
-    draw_text(box, " · ".join(fact for fact in facts if fact))
+    draw_text(box, " · ".join(fact for fact in facts if fact), n_chars=WIDE_CHARS)
     if row.gated:
-        draw_text(box, "Its owner gives it to those who accepted the licence; the download says where.", icon="LOCKED")
+        draw_text(box, "Its owner gives it to those who accepted the licence; the download says where.", icon="LOCKED", n_chars=WIDE_CHARS)
     if row.folder:
         box.label(text=row.folder, icon="FILE_FOLDER")
     if row.installed:
