@@ -6,24 +6,15 @@ import bpy
 
 from ..bl.mesh import triangle_count
 from ..core.engine_options import engine_options
-from .drawing import draw_text, never_raises
-from .ids import TAB
+from .drawing import SubPanel, draw_text, never_raises
 from .option_panels import draw_option
 
 # The engine's options that an artist thinks of first; all others are in Advanced.
 ENGINE_OPTIONS = ("mesh.target_faces", "mesh.texture_size", "mesh.normal_map")
 
 
-class _SubPanel:
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = TAB
-    bl_options = {"DEFAULT_CLOSED"}
-
-
-class DREAMFUSION_PT_mesh(_SubPanel, bpy.types.Panel):
+class DREAMFUSION_PT_mesh(SubPanel, bpy.types.Panel):
     bl_label = "Mesh & Texture"
-    bl_parent_id = "DREAMFUSION_PT_main"
     bl_order = 50
 
     @never_raises
@@ -49,7 +40,7 @@ class DREAMFUSION_PT_mesh(_SubPanel, bpy.types.Panel):
         column.prop_search(importing, "collection", bpy.data, "collections", results_are_suggestions=True)
 
 
-class DREAMFUSION_PT_object(_SubPanel, bpy.types.Panel):
+class DREAMFUSION_PT_object(SubPanel, bpy.types.Panel):
     bl_label = "Selected Object"
     bl_parent_id = "DREAMFUSION_PT_mesh"
     bl_order = 51
@@ -76,9 +67,8 @@ class DREAMFUSION_PT_object(_SubPanel, bpy.types.Panel):
         layout.operator_menu_enum("dreamfusion.export", "file_format", text="Export")
 
 
-class DREAMFUSION_PT_asset(_SubPanel, bpy.types.Panel):
+class DREAMFUSION_PT_asset(SubPanel, bpy.types.Panel):
     bl_label = "Asset"
-    bl_parent_id = "DREAMFUSION_PT_main"
     bl_order = 60
 
     def draw_header(self, context: bpy.types.Context) -> None:
