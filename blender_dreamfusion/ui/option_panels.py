@@ -12,8 +12,7 @@ from typing import Any
 import bpy
 
 from ..core.engine_options import EngineOption, engine_options, fault, found, groups, number_text, numbers, value_of
-from .drawing import draw_text, never_raises
-from .ids import TAB
+from .drawing import SubPanel, draw_text, never_raises
 
 # These have a place of their own in another panel.
 SHOWN_ELSEWHERE = frozenset({"guidance.guidance_scale"})
@@ -138,13 +137,8 @@ class DREAMFUSION_OT_reset_options(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class DREAMFUSION_PT_advanced(bpy.types.Panel):
+class DREAMFUSION_PT_advanced(SubPanel, bpy.types.Panel):
     bl_label = "Advanced"
-    bl_parent_id = "DREAMFUSION_PT_main"
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = TAB
-    bl_options = {"DEFAULT_CLOSED"}
     bl_order = 70
 
     @never_raises

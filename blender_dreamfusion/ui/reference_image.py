@@ -11,8 +11,7 @@ import numpy as np
 
 from ..core.naming import slug
 from . import runtime
-from .drawing import draw_text, never_raises
-from .ids import TAB
+from .drawing import SubPanel, draw_text, never_raises
 
 # What the engine reads.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -120,13 +119,8 @@ class DREAMFUSION_FH_reference(bpy.types.FileHandler):
         return context.area is not None and context.area.type == "VIEW_3D"
 
 
-class DREAMFUSION_PT_reference(bpy.types.Panel):
+class DREAMFUSION_PT_reference(SubPanel, bpy.types.Panel):
     bl_label = "Reference Image"
-    bl_parent_id = "DREAMFUSION_PT_main"
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = TAB
-    bl_options = {"DEFAULT_CLOSED"}
     bl_order = 30
 
     @never_raises
