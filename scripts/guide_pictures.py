@@ -16,12 +16,18 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from scripts.real_window import places
+import numpy as np
+from PIL import Image
+
+from scripts.real_window import SCREEN_SIZE, places
 from tests.gui.window import ROOT, Window, open_window
 
 PACKAGE = "bl_ext.user_default.blender_dreamfusion"
 RUNTIME = f"import importlib; runtime = importlib.import_module({PACKAGE + '.blender_dreamfusion.ui.runtime'!r})\n"
+SETUP = RUNTIME.replace("runtime", "setup")
 JOB_S = 3000.0
+# Where in the sidebar the arrows of sub-panels' headers are, and where nothing of a header is; in pixels.
+ARROW_PX, MARGIN_PX, ARROW_HALF_PX, BRIGHT = slice(30, 40), slice(10, 28), 5, 150
 # Sub-panels by their class, opened in these groups.
 SUB_PANELS = {
     "prompt-panels": ("negative_seed", "model", "reference"),
@@ -42,38 +48,48 @@ class Book:
         print(self.window.screenshot(self.folder / f"{name}.png", part), flush=True)
 
     def keep_open(self, name: str, panels: tuple[str, ...]) -> None:
-        """With these sub-panels open; Blender keeps no way to open one but the mouse, so they are registered anew as open ones."""
-        self._register(panels, "set()")
+        """With these sub-panels open. From below upwards, and closed from above downwards: so each header is where it was found."""
+        rows = self._headers()
+        for panel in reversed(panels):
+            self._click(rows[panel])
         self.keep(name)
-        self._register(panels, "{'DEFAULT_CLOSED'}")
+        for panel in panels:
+            self._click(rows[panel])
 
-    def _register(self, panels: tuple[str, ...], options: str) -> None:
-        self.window.ask(
-            f"for name in {panels!r}:\n"
-            "    cls = getattr(bpy.types, 'DREAMFUSION_PT_' + name)\n"
-            "    children = [kind for kind in bpy.types.Panel.__subclasses__() if getattr(kind, 'bl_parent_id', '') == cls.__name__]\n"
-            "    for kind in children: bpy.utils.unregister_class(kind)\n"
-            "    bpy.utils.unregister_class(cls)\n"
-            f"    cls.bl_options = {options}\n"
-            "    bpy.utils.register_class(cls)\n"
-            "    for kind in children: bpy.utils.register_class(kind)"
+    def _headers(self) -> dict[str, int]:
+        """The row of each closed sub-panel on the screen, found by the arrow that only headers have there."""
+        x, y, width, height = self.window.sidebar()
+        pixels = np.asarray(Image.open(self.window.screenshot(self.window.folder / "headers.png", "sidebar")).convert("L"))
+        has_arrow = (pixels[:, ARROW_PX] > BRIGHT).any(axis=1) & ~(pixels[:, MARGIN_PX] > BRIGHT).any(axis=1)
+        starts = [row for row in range(1, height) if has_arrow[row] and not has_arrow[row - 1]]
+        names = self.window.ask(
+            "kinds = [kind for kind in bpy.types.Panel.__subclasses__() if getattr(kind, 'bl_parent_id', '') == 'DREAMFUSION_PT_main']\n"
+            "answer = [kind.__name__.removeprefix('DREAMFUSION_PT_') for kind in sorted(kinds, key=lambda kind: kind.bl_order)]"
         )
+        return {name: y + row + ARROW_HALF_PX for name, row in zip(names, starts[-len(names) :])}
+
+    def _click(self, row: int) -> None:
+        x, _, width, _ = self.window.sidebar()
+        self.window.mouse("mousemove", x + width // 2, row, "sleep", 0.3, "mousedown", 1, "sleep", 0.1, "mouseup", 1, "sleep", 0.3)
 
     def keep_preferences(self, name: str) -> None:
-        self.window.ask(
-            f"with bpy.context.temp_override(window=bpy.context.window_manager.windows[0]):\n"
-            f"    bpy.ops.preferences.addon_show(module={PACKAGE!r})",
-        )
+        first = "with bpy.context.temp_override(window=bpy.context.window_manager.windows[0]): "
+        self.window.ask(first + f"bpy.ops.preferences.addon_show(module={PACKAGE!r})")
         self.window.wait_until("answer = len(bpy.context.window_manager.windows) == 2", 30.0)
-        self.keep(name, "window")
-        self.window.ask(
-            "with bpy.context.temp_override(window=bpy.context.window_manager.windows[1]): bpy.ops.wm.window_close()",
-        )
+        width, height = SCREEN_SIZE
+        self.window.mouse("search", "--sync", "--name", "Preferences", "windowmove", 0, 0, "windowsize", width * 3 // 4, height, "sleep", 2)
+        picture = self.window.screenshot(self.window.folder / "preferences.png")
+        Image.open(picture).crop((0, 0, width * 3 // 4, height)).save(self.folder / f"{name}.png", optimize=True)
+        self.window.ask("with bpy.context.temp_override(window=bpy.context.window_manager.windows[1]): bpy.ops.wm.window_close()")
 
 
 def take_all(book: Book, engine_python: Path, job: Path | None) -> None:
     window = book.window
     book.keep("not-set-up")
+    window.ask(f"bpy.context.preferences.addons[{PACKAGE!r}].preferences.engine_folder = '/home/artist/dreamfusion-engine'")
+    window.ask("bpy.ops.dreamfusion.setup_examine()")
+    window.wait_until(SETUP + "answer = setup._known.findings is not None", 120.0)
+    book.keep("set-up")
     book.keep_preferences("preferences")
     window.ask(f"bpy.context.preferences.addons[{PACKAGE!r}].preferences.engine_python = {str(engine_python)!r}")
     window.ask("bpy.context.scene.dreamfusion.prompt = 'a red mug'\nbpy.data.objects.remove(bpy.data.objects['Cube'])")
