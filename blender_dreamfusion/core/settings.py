@@ -31,7 +31,7 @@ def find_engine_python(preference: str, engine_folder: Path, environ: Mapping[st
 
 NOT_SET_UP = Problem(
     "The engine is not set up.",
-    f"Name its Python in the add-on's preferences, or in the environment variable {ENGINE_PYTHON_VARIABLE}.",
+    f"Click Set Up Engine, or name its Python in the add-on's preferences or in the environment variable {ENGINE_PYTHON_VARIABLE}.",
     "setup",
 )
 

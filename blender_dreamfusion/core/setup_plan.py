@@ -176,10 +176,8 @@ def obstacles(plan: SetupPlan | None, findings: Findings) -> list[str]:
         return [f"{what} Choose Automatic. The engine runs on Windows and Linux (x64), and on Macs with Apple silicon."]
     found = []
     if not plan.base_python:
-        why = f" {findings.pythons[0].reason}." if findings.pythons else ""
-        found.append(
-            f"No Python was found that can make the engine's environment.{why} Install Python 3.12 from python.org, or choose one."
-        )
+        why = f"{findings.pythons[0].reason}." if findings.pythons else "No Python was found."
+        found.append(f"{why} {_python_fix(findings)}")
     folder = findings.folder
     if findings.folder_kind == "foreign":
         found.append(f"The folder {folder} is not empty, and it is no engine's. Choose an empty one.")
@@ -191,6 +189,14 @@ def obstacles(plan: SetupPlan | None, findings: Findings) -> list[str]:
         needed, free = gigabytes(plan.disk_mb), gigabytes(findings.free_mb)
         found.append(f"The set-up needs {needed}, but the disk has {free} free. Make room, or choose a folder on another disk.")
     return found
+
+
+def _python_fix(findings: Findings) -> str:
+    """Linux distributions take venv and ensurepip out of Python and put them into a package of their own."""
+    lacking = next((python.version for python in findings.pythons if "lacks" in python.reason), "")
+    if lacking and findings.platform.startswith("linux"):
+        return f"Install the system's package python{lacking.rpartition('.')[0]}-venv, or choose another Python 3.11 to 3.13."
+    return "Install Python 3.12 from python.org, or choose a Python 3.11 to 3.13."
 
 
 def folder_warning(folder: str, system: str = sys.platform) -> str:
@@ -205,14 +211,14 @@ def gigabytes(megabytes: float) -> str:
     return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
 
 
-def findings_lines(findings: Findings) -> list[str]:
-    """What the user reads: graphics cards, Python, disk."""
+def findings_lines(findings: Findings) -> list[tuple[str, str]]:
+    """What the user reads, each with its icon: graphics cards, Python, disk."""
     cards = [gpu.sentence for gpu in findings.gpus] or ["No graphics card that torch can use"]
     python = findings.python
     return [
-        *cards,
-        f"Python {python.version} at {python.path}" if python else "No Python that can be used",
-        f"{gigabytes(findings.free_mb)} free on the disk",
+        *((card, "DESKTOP") for card in cards),
+        (f"Python {python.version} at {python.path}" if python else "No Python that can be used", "CONSOLE"),
+        (f"{gigabytes(findings.free_mb)} free on the disk", "DISK_DRIVE"),
     ]
 
 

@@ -21,6 +21,8 @@ from .ids import PACKAGE_ROOT
 
 EXAMINE, WORK = "setup-examine", "setup"
 PHASE_TEXTS = {"venv": "Environment", "pip": "pip", "torch": "torch", "packages": "Packages", "check": "Check"}
+# About what fits into the preferences window as Blender opens it.
+PREFERENCES_CHARS = 95
 OFFLINE = "Blender may not go online."
 OFFLINE_FIX = "Allow Online Access in Blender's preferences, System, Network."
 # The user's setting has no effect then.
@@ -110,7 +112,7 @@ def draw_first_run(layout: bpy.types.UILayout, context: bpy.types.Context) -> No
         return
     box = layout.box()
     box.label(text="Set Up the Engine", icon="TOOL_SETTINGS")
-    draw(box, context, lambda text, icon="NONE": draw_text(box, text, icon=icon))
+    draw(box, context, _write_narrow)
 
 
 def draw_page(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
@@ -118,20 +120,31 @@ def draw_page(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     python = preferences.engine_python(context)
     if python is not None:
         layout.label(text=_known.verdict or f"The engine is set up: {python}", icon="CHECKMARK")
-    draw(layout, context, lambda text, icon="NONE": layout.label(text=text, icon=icon))
+    draw(layout, context, _write_wide)
 
 
-def draw(layout: bpy.types.UILayout, context: bpy.types.Context, write: Callable[..., None]) -> None:
-    """The set-up as it stands; `write(text, icon=...)` writes a sentence as wide as the place allows."""
+def _write_narrow(layout: bpy.types.UILayout, text: str, icon: str) -> None:
+    draw_text(layout, text, icon=icon)
+
+
+def _write_wide(layout: bpy.types.UILayout, text: str, icon: str) -> None:
+    draw_text(layout, text, icon=icon, n_chars=PREFERENCES_CHARS)
+
+
+Write = Callable[[bpy.types.UILayout, str, str], None]
+
+
+def draw(layout: bpy.types.UILayout, context: bpy.types.Context, write: Write) -> None:
+    """The set-up as it stands; `write` writes a sentence as wide as the place allows."""
     work = tasks.state(WORK)
     if work is not None and work.is_active:
         _draw_work(layout, work)
         return
     if work is not None and work.status is TaskStatus.FAILED:
-        write(work.sentence, icon="ERROR")
+        write(layout, work.sentence, "ERROR")
         layout.operator("dreamfusion.setup_open_log", icon="TEXT")
     elif work is not None and work.text:
-        write(work.text, icon="INFO")
+        write(layout, work.text, "INFO")
     if tasks.is_running(EXAMINE):
         layout.label(text="Looking at this computer", icon="TIME")
     elif _known.findings is None:
@@ -151,9 +164,10 @@ def _draw_work(layout: bpy.types.UILayout, work: TaskState) -> None:
     row.operator("dreamfusion.setup_open_log", text="Log", icon="TEXT")
 
 
-def _draw_plan(layout: bpy.types.UILayout, context: bpy.types.Context, findings: Findings, write: Callable[..., None]) -> None:
-    for line in setup_plan.findings_lines(findings):
-        write(line)
+def _draw_plan(layout: bpy.types.UILayout, context: bpy.types.Context, findings: Findings, write: Write) -> None:
+    column = layout.column(align=True)
+    for line, icon in setup_plan.findings_lines(findings):
+        write(column, line, icon)
     own, plan = preferences.own(context), _known.plan
     if own is not None:
         column = layout.column()
@@ -163,14 +177,14 @@ def _draw_plan(layout: bpy.types.UILayout, context: bpy.types.Context, findings:
         column.prop(own, "base_python", text="", placeholder=findings.python.path if findings.python else "Python 3.11 to 3.13")
     if plan is not None:
         needs = f"{gigabytes(plan.disk_mb)} on the disk"
-        write(f"{plan.title}: downloads {gigabytes(plan.download_mb)} from {plan.sources}; needs {needs}", icon="IMPORT")
-        write(f"Into {plan.folder}", icon="FILE_FOLDER")
+        write(layout, f"{plan.title}: downloads {gigabytes(plan.download_mb)} from {plan.sources}; needs {needs}", "IMPORT")
+        write(layout, f"Into {plan.folder}", "FILE_FOLDER")
     for sentence in (*_known.obstacles, setup_plan.folder_warning(findings.folder)):
         if sentence:
-            write(sentence, icon="ERROR")
+            write(layout, sentence, "ERROR")
     reason = offline_reason() if plan is not None and plan.is_online else ""
     if reason:
-        write(reason, icon="INTERNET_OFFLINE")
+        write(layout, reason, "INTERNET_OFFLINE")
         if not bpy.app.online_access_override:
             layout.operator("extensions.userpref_allow_online", text="Allow Online Access")
     row = layout.row()

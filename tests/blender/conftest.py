@@ -60,6 +60,7 @@ def addon(installed: Path) -> Callable[[str], ModuleType]:
 def fresh_file(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test starts in an empty file with no job and no engine."""
     monkeypatch.delenv("DREAMFUSION_ENGINE_PYTHON", raising=False)
+    importlib.import_module(f"{PACKAGE}.blender_dreamfusion.ui.preferences").forget_cache()
     bpy.ops.wm.read_homefile(app_template="", use_empty=True)
     bpy.context.scene.unit_settings.scale_length = 1.0
     yield

@@ -80,7 +80,7 @@ def test_bad_input_is_refused_before_an_engine_starts(use_fake, addon, arguments
 
 
 def test_without_an_engine_the_operator_says_how_to_set_one_up():
-    with pytest.raises(RuntimeError, match="The engine is not set up. Name its Python in the add-on's preferences"):
+    with pytest.raises(RuntimeError, match="The engine is not set up. Click Set Up Engine, or name its Python in the add-on's preferences"):
         bpy.ops.dreamfusion.generate(prompt="a red mug")
 
 

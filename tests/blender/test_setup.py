@@ -108,6 +108,7 @@ def pump_until(addon, reached, timeout_s: float = 120.0) -> None:
 
 def test_first_run_box_offers_the_set_up_and_starts_nothing(setup, addon):
     assert sidebar(setup).operators == ["dreamfusion.setup_examine", "dreamfusion.setup_use_python"]
+    assert not bpy.app.timers.is_registered(addon("ui.tasks")._tick)
     assert not addon("ui.tasks")._running and not Path(addon("ui.preferences").engine_folder()).exists()
 
 

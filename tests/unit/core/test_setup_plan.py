@@ -149,7 +149,10 @@ def test_every_row_of_the_table_is_whole_and_offered_in_the_preferences():
         ({"free_mb": 100.0}, ["the disk has 100 MB free", "Make room"]),
         ({"free_mb": 100.0, "phases": ("venv", "pip", "torch")}, []),
         ({"pythons": ()}, ["No Python was found", "python.org"]),
-        ({"pythons": (BasePython("/b", "3.11.7", "Python 3.11.7 lacks ensurepip"),)}, ["lacks ensurepip. Install Python 3.12"]),
+        (
+            {"pythons": (BasePython("/b", "3.11.7", "Python 3.11.7 lacks ensurepip"),)},
+            ["lacks ensurepip. Install the system's package python3.11-venv"],
+        ),
     ],
 )
 def test_what_stands_in_the_way_is_said_before_with_its_fix(change, words):
@@ -171,5 +174,6 @@ def test_long_paths_are_warned_of_on_windows_only():
 
 def test_findings_are_read_out_in_words():
     found = replace(FOUND, gpus=(Gpu("cuda", "RTX 4070", 12288),), free_mb=68_400.0)
-    assert setup_plan.findings_lines(found) == ["RTX 4070, 12 GB", "Python 3.12.3 at /usr/bin/python3", "68.4 GB free on the disk"]
-    assert setup_plan.findings_lines(FOUND)[0] == "No graphics card that torch can use"
+    said = [text for text, _icon in setup_plan.findings_lines(found)]
+    assert said == ["RTX 4070, 12 GB", "Python 3.12.3 at /usr/bin/python3", "68.4 GB free on the disk"]
+    assert setup_plan.findings_lines(FOUND)[0][0] == "No graphics card that torch can use"
