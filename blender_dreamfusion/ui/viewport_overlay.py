@@ -17,10 +17,22 @@ from ..bl.camera_view import region_view
 from ..bl.preview import read_picture
 from ..core.view_numbers import View
 
+FRAGMENT_SOURCE = """
+void main()
+{
+  color = texture(picture, uv);
+  if (srgbTarget) {
+    vec3 dark = color.rgb / 12.92;
+    vec3 bright = pow((color.rgb + 0.055) / 1.055, vec3(2.4));
+    color.rgb = mix(dark, bright, step(vec3(0.04045), color.rgb));
+  }
+}
+"""
+
 
 @dataclass
 class _Picture:
-    """Linear pixels of the newest picture; the texture is made from them in the first draw, where there is a GPU to make it."""
+    """Pixels of the newest picture; the texture is made from them in the first draw, where there is a GPU to make it."""
 
     path: str
     view: View
@@ -35,11 +47,11 @@ class _Overlay:
 
     picture: _Picture | None = None
     handle: Any = None
+    shader: Any = None
+    batch: Any = None
 
 
 _overlay = _Overlay()
-_BYTES = np.arange(256) / 255
-_LINEAR_OF_BYTE = np.where(_BYTES <= 0.04045, _BYTES / 12.92, ((_BYTES + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def show(path: str, view: View, scene_name: str) -> None:
@@ -50,23 +62,16 @@ def show(path: str, view: View, scene_name: str) -> None:
         size, pixels = read_picture(path)
     except RuntimeError:
         return
-    _overlay.picture = _Picture(path, view, scene_name, size, linear(pixels))
+    _overlay.picture = _Picture(path, view, scene_name, size, pixels)
     if _overlay.handle is None:
         _overlay.handle = bpy.types.SpaceView3D.draw_handler_add(_draw, (), "WINDOW", "POST_PIXEL")
-
-
-def linear(pixels: np.ndarray) -> np.ndarray:
-    """[4 * n] float32 RGBA of an 8-bit sRGB picture with linear colours: a viewport encodes whatever is drawn into it."""
-    rgba = pixels.reshape(-1, 4)
-    colors = _LINEAR_OF_BYTE[(rgba[:, :3] * 255 + 0.5).astype(np.uint8)]
-    return np.concatenate([colors, rgba[:, 3:]], axis=1, dtype=np.float32).ravel()
 
 
 def clear() -> None:
     """Draw nothing any more."""
     if _overlay.handle is not None:
         bpy.types.SpaceView3D.draw_handler_remove(_overlay.handle, "WINDOW")
-    _overlay.handle = _overlay.picture = None
+    _overlay.handle = _overlay.picture = _overlay.shader = _overlay.batch = None
 
 
 def _draw() -> None:
@@ -83,15 +88,42 @@ def _draw() -> None:
 
 
 def _draw_over(region: bpy.types.Region, picture: _Picture) -> None:
+    """Over the whole region, whose edges are those of the view's window."""
     import gpu  # type: ignore[import-not-found]  # not without a window
-    from gpu_extras.presets import draw_texture_2d  # type: ignore[import-not-found]
 
+    if _overlay.shader is None:
+        _overlay.shader, _overlay.batch = _sheet()
     if picture.texture is None:
         buffer = gpu.types.Buffer("FLOAT", len(picture.pixels), picture.pixels)
-        picture.texture = gpu.types.GPUTexture(picture.size, format="RGBA16F", data=buffer)
+        picture.texture = gpu.types.GPUTexture(picture.size, format="RGBA8", data=buffer)
     gpu.state.blend_set("ALPHA")
-    draw_texture_2d(picture.texture, (0, 0), region.width, region.height)
+    _overlay.shader.bind()
+    _overlay.shader.uniform_sampler("picture", picture.texture)
+    _overlay.batch.draw(_overlay.shader)
     gpu.state.blend_set("NONE")
+
+
+def _sheet() -> tuple[Any, Any]:
+    """Shader and batch of a rectangle over the whole region.
+
+    Not Blender's own image shader, for which a picture would be too bright in one version or too dark in the other: 4.x
+    encodes what is drawn into a viewport as sRGB, 5.2 does not. `srgbTarget` is set by Blender and says so.
+    """
+    import gpu
+    from gpu_extras.batch import batch_for_shader  # type: ignore[import-not-found]
+
+    between = gpu.types.GPUStageInterfaceInfo("dreamfusion_preview")
+    between.smooth("VEC2", "uv")
+    info = gpu.types.GPUShaderCreateInfo()
+    info.vertex_in(0, "VEC2", "pos")
+    info.vertex_out(between)
+    info.push_constant("BOOL", "srgbTarget")
+    info.sampler(0, "FLOAT_2D", "picture")
+    info.fragment_out(0, "VEC4", "color")
+    info.vertex_source("void main() { uv = pos * 0.5 + 0.5; gl_Position = vec4(pos, 0.0, 1.0); }")
+    info.fragment_source(FRAGMENT_SOURCE)
+    shader = gpu.shader.create_from_info(info)
+    return shader, batch_for_shader(shader, "TRI_STRIP", {"pos": ((-1, -1), (1, -1), (-1, 1), (1, 1))})
 
 
 CLASSES = ()
