@@ -36,9 +36,9 @@ class DREAMFUSION_PT_main(SidebarPanel, bpy.types.Panel):
         column.scale_y = 0.8
         for line in readiness.cost_lines(settings):
             column.label(text=line)
-        row = layout.row(align=True)
-        row.prop(settings, "height_m")
-        row.prop(settings, "place", text="")
+        column = layout.column(align=True)
+        column.prop(settings, "height_m")
+        column.prop(settings, "place", text="")
         draw_generate(layout, context)
         if runtime.state().is_active:
             draw_running(layout)
