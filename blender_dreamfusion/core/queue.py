@@ -61,8 +61,6 @@ class Queue:
         self.left: tuple[QueueEntry, ...] = ()
         """What a Blender that is gone left waiting. Kept apart until the user says what shall become of it."""
         self.running: QueueEntry | None = None
-        self.version = 0
-        """Rises with every change."""
         self.store = store
 
     def add(self, entry: QueueEntry) -> None:
@@ -120,7 +118,6 @@ class Queue:
 
     def _set(self, entries: Sequence[QueueEntry]) -> None:
         self.entries = tuple(entries)
-        self.version += 1
         if self.store is not None:
             self.store.save(self.running, (*self.entries, *self.left))
 

@@ -85,7 +85,7 @@ class DREAMFUSION_PT_queue(bpy.types.Panel):
         if line.store is not None and line.store.problem:
             draw_text(layout, line.store.problem, icon="ERROR")
         if not line.entries:
-            layout.label(text="No job waits" if not line.left else "")
+            layout.label(text="Waiting for your answer above" if line.left else "No job waits")
             return
         row = layout.row()
         manager = context.window_manager

@@ -124,7 +124,6 @@ def open_queue(folder: Path) -> None:
         _runtime.queue.store, _runtime.queue.left = open_store(folder)
     except OSError:
         return
-    _runtime.queue.version += 1
 
 
 def enqueue(entry: QueueEntry) -> None:
