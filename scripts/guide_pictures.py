@@ -96,10 +96,13 @@ def take_all(book: Book, engine_python: Path, job: Path | None) -> None:
     book.keep("ready")
     for name in ("prompt-panels", "mesh-panels", "advanced"):
         book.keep_open(name, SUB_PANELS[name])
-    window.ask("bpy.context.scene.dreamfusion.camera.follow = 'VIEWPORT'")
+    window.ask(
+        "bpy.context.scene.dreamfusion.camera.follow = 'VIEWPORT'\n"
+        "area = next(area for area in bpy.context.window_manager.windows[0].screen.areas if area.type == 'VIEW_3D')\n"
+        "area.spaces.active.region_3d.view_distance, area.spaces.active.region_3d.view_location = 5.0, (0.0, 0.0, 0.5)"
+    )
     window.ask(f"bpy.ops.dreamfusion.generate(out_dir={str(job)!r}, resume=True)" if job else "bpy.ops.dreamfusion.generate()")
     window.wait_until(RUNTIME + "answer = runtime.state().view_path or not runtime.state().is_active", JOB_S)
-    window.wait_until("import time; answer = True", 5.0)
     book.keep("running")
     book.keep_open("live-preview", SUB_PANELS["live-preview"])
     book.keep("live-preview-window", "window")
@@ -107,7 +110,7 @@ def take_all(book: Book, engine_python: Path, job: Path | None) -> None:
     window.wait_until("answer = 'a-red-mug' in bpy.data.objects", 60.0)
     window.ask(
         "area = next(area for area in bpy.context.window_manager.windows[0].screen.areas if area.type == 'VIEW_3D')\n"
-        "area.spaces.active.shading.type = 'MATERIAL'"
+        "area.spaces.active.shading.color_type = 'TEXTURE'"
     )
     book.keep("finished")
     book.keep("finished-window", "window")
