@@ -30,12 +30,10 @@ class DREAMFUSION_UL_models(bpy.types.UIList):
             return
         line = layout.split(factor=0.34)
         line.label(text=row.title, icon=icon_of(row))
-        line = line.split(factor=0.38)
+        line = line.split(factor=0.5)
         line.label(text=row.licence)
-        numbers = line.row()
-        numbers.label(text=row.size_text)
-        numbers.label(text=row.vram_text)
-        numbers.label(text=row.state_text)
+        line.label(text=row.size_text)
+        line.label(text=row.vram_text)  # whether it is here says the icon; the words stand below the list
 
 
 class DREAMFUSION_MT_models(bpy.types.Menu):
