@@ -26,8 +26,8 @@ MORE = 1.5
 MAX_STEPS = 1_000_000
 # A checkpoint of a run with other values of these is of another field, or of an optimizer that remembers other things.
 # The occupancy grid is not among them: it is looked at anew.
-_MUST_MATCH = ("optimizer.method", *(key for key, option in options().items() if option.group == "field"))
-_MAY_DIFFER = ("field.normals", "field.level_rate")
+_MAY_DIFFER = ("field.normals", "field.level_rate")  # how a field is looked at and how it learns, not what it is
+_MUST_MATCH = ("optimizer.method", *(key for key, option in options().items() if option.group == "field" and key not in _MAY_DIFFER))
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _check_fit(config: JobConfig, old: JobConfig, folder: Path) -> None:
     for key in _MUST_MATCH:
         option = options()[key]
         given, was = (getattr(getattr(one, option.group), option.name) for one in (config, old))
-        if given != was and key not in _MAY_DIFFER:
+        if given != was:
             raise UserError(
                 f"{option.flag[2:]} is {to_text(given)}, but the job in {folder}, from which to go on, was trained with {to_text(was)}.",
                 f"Use {option.flag} {to_text(was)}.",
