@@ -7,6 +7,7 @@ import math
 import bpy
 import numpy as np
 
+from ..core.import_plan import DEFAULT_ROUGHNESS
 from ..core.naming import with_suffix
 from .derived_meshes import decimated, require_mesh, with_modifier
 from .material import build_material, image_of, pack
@@ -151,5 +152,6 @@ def _bake(old: bpy.types.Mesh, low: bpy.types.Object, texture: bpy.types.Image |
 
 
 def _roughness(material: bpy.types.Material | None) -> float:
-    shader = material and next((node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED"), None)
-    return float(shader.inputs["Roughness"].default_value) if shader else 0.7
+    tree = material.node_tree if material is not None else None
+    shader = next((node for node in tree.nodes if node.type == "BSDF_PRINCIPLED"), None) if tree is not None else None
+    return float(shader.inputs["Roughness"].default_value) if shader is not None else DEFAULT_ROUGHNESS
