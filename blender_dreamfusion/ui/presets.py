@@ -17,8 +17,11 @@ SHIPPED = str(PACKAGE_ROOT / "blender_dreamfusion")
 
 
 def preset_values() -> list[str]:
-    """All settings of a scene but those above, as AddPresetBase writes them; groups and collections with all they hold."""
-    return [f"settings.{name}" for name in DREAMFUSION_PG_scene.__annotations__ if name not in NOT_IN_PRESETS]
+    """All settings of a scene but those above, as AddPresetBase writes them; groups and collections with all they hold.
+
+    In full: short names (`preset_defines`) fail where a system runs Blender 4.3 or older with its own Python 3.13.
+    """
+    return [f"bpy.context.scene.dreamfusion.{name}" for name in DREAMFUSION_PG_scene.__annotations__ if name not in NOT_IN_PRESETS]
 
 
 class DREAMFUSION_PT_presets(PresetPanel, bpy.types.Panel):
@@ -35,7 +38,6 @@ class DREAMFUSION_OT_add_preset(AddPresetBase, bpy.types.Operator):
     bl_label = "Add DreamFusion Preset"
     preset_menu = "DREAMFUSION_PT_presets"
     preset_subdir = SUBDIR
-    preset_defines = ["settings = bpy.context.scene.dreamfusion"]
     preset_values = preset_values()
 
 

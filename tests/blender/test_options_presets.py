@@ -188,7 +188,9 @@ def test_a_shipped_preset_cannot_be_overwritten_by_one_of_the_same_name():
 def test_a_preset_holds_every_setting_but_those_that_say_what_to_make(settings, addon):
     presets = addon("ui.presets")
     all_settings = {prop.identifier for prop in settings.bl_rna.properties} - {"rna_type", "name"}
-    assert {value.removeprefix("settings.") for value in presets.preset_values()} == all_settings - presets.NOT_IN_PRESETS
+    assert {
+        value.removeprefix("bpy.context.scene.dreamfusion.") for value in presets.preset_values()
+    } == all_settings - presets.NOT_IN_PRESETS
     assert presets.NOT_IN_PRESETS <= all_settings, "nothing stale is left out"
 
 
