@@ -201,6 +201,7 @@ def draw_entry(layout: bpy.types.UILayout, entry: HistoryEntry) -> None:
     if picture:
         box.template_icon(icon_value=picture, scale=THUMBNAIL_SCALE)
     column = box.column(align=True)
+    column.scale_y = 0.8
     draw_text(column, entry.prompt)
     for line in _facts(entry):
         column.label(text=line)
@@ -231,7 +232,7 @@ def _button(layout: bpy.types.UILayout, name: str, entry: HistoryEntry, icon: st
 def _facts(entry: HistoryEntry) -> list[str]:
     """Lines such as "Done in 2 min 3 s", "Draft, seed 5, 4,000 triangles", "2026-11-01 14:05"."""
     took = f" in {duration(entry.seconds)}" if entry.state is HistoryState.DONE and entry.seconds else ""
-    at = f" at step {entry.step} of {entry.n_steps}" if entry.is_resumable and entry.n_steps else ""
+    at = f" at step {entry.step} of {entry.n_steps}" if entry.is_resumable and entry.step else ""
     state = "Running" if is_at_work(entry.folder) else entry.state.value
     what = [entry.preset.capitalize(), f"seed {entry.seed}"] if entry.preset else []
     if entry.n_triangles:
