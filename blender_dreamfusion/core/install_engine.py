@@ -95,14 +95,17 @@ def install(plan: dict) -> dict:
         ),
     )
     # A phase is done again when what it was made from has changed, and with it all that come after.
-    is_redoing = False
-    for name, inputs, work in phases:
+    kept: dict[str, str] = {}
+    for i, (name, inputs, work) in enumerate(phases):
         key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
-        if not is_redoing and state["phases"].get(name) == key:
+        if len(kept) == i and state["phases"].get(name) == key:
             log(f"--- {name}: done before")
+            kept[name] = key
             continue
-        is_redoing = True
         log(f"--- {name}")
+        # Forgotten before the work begins: a new environment that is broken off must not pass for the old one with torch in it.
+        state["phases"] = {done: state["phases"][done] for done, _, _ in phases[:i]}
+        write_state(folder, state)
         work()
         state["phases"][name] = key
         write_state(folder, state)
@@ -126,6 +129,7 @@ def prepare_folder(folder: Path, disk_mb: float) -> dict:
             raise SetupError(text, f"Choose an empty one, for example {folder / 'dreamfusion'}.")
         folder.mkdir(parents=True, exist_ok=True)
         state = {"what": WHAT, "phases": {}}
+    shutil.rmtree(folder / TEMPORARY, ignore_errors=True)  # what a set-up that was broken off left there
     needed_mb = disk_mb if "torch" not in state["phases"] else 0.0
     free_mb = shutil.disk_usage(folder).free / 1e6
     if free_mb < needed_mb:
@@ -374,7 +378,9 @@ def _end_with_stdin() -> None:
     """Blender holds the other end: when it is gone, so are we and all that we started."""
     sys.stdin.buffer.read()
     log("Blender has ended; the set-up stops and can go on later.")
-    if sys.platform != "win32" and os.getpgrp() == os.getpid():
+    if sys.platform == "win32":
+        subprocess.run(["taskkill", "/F", "/T", "/PID", str(os.getpid())], capture_output=True, check=False)
+    elif os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 

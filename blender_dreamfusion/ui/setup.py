@@ -39,6 +39,8 @@ class _Known:
     obstacles: tuple[str, ...] = ()
     verdict: str = ""
     is_removing: bool = False
+    # The folder or the Python was changed while the thread looked at the old one.
+    is_stale: bool = False
 
 
 _known = _Known()
@@ -51,9 +53,10 @@ def log_path() -> Path:
 
 def examine(context: bpy.types.Context) -> None:
     """Look at the machine and the folder, in a thread; what is found is shown when it comes."""
-    tasks.cancel(EXAMINE)
     if tasks.is_running(EXAMINE):
+        _known.is_stale = True
         return
+    _known.is_stale = False
     python = preferences.base_python(context)
     first = [python] if python else [sys.executable]
     tasks.start(EXAMINE, setup_task.examine_task(preferences.engine_folder(), first, PACKAGE_ROOT), _examined)
@@ -63,8 +66,8 @@ def _examined(state: TaskState) -> None:
     if state.status is TaskStatus.DONE:
         _known.findings, _known.table = state.result["findings"], state.result["table"]
         replan(bpy.context)
-        if _known.findings.folder != str(preferences.engine_folder()):  # changed while the thread looked at the old one
-            examine(bpy.context)
+    if _known.is_stale:
+        examine(bpy.context)
 
 
 def replan(context: bpy.types.Context) -> None:

@@ -226,6 +226,7 @@ def test_another_build_starts_from_a_new_environment(done, install, tmp_path):
     task.cancel()
     end_of(task)
     assert "done before" not in log_of(tmp_path)
+    assert json.loads((Path(done.folder) / MARKER).read_text())["phases"] == {}, "the new one is not taken for the old"
 
 
 @pytest.mark.parametrize(
@@ -282,6 +283,26 @@ def test_removal_does_not_follow_links_out_of_the_folder(plan, install, tmp_path
     install_engine.write_state(folder, {"phases": {}})
     setup_task.remove(folder, lambda *_arguments, **_words: None)
     assert (outside / "precious.txt").is_file() and not folder.exists()
+
+
+def test_a_disk_that_fills_up_in_the_middle_is_said_and_the_set_up_goes_on_after(plan, first, install):
+    """A real file system of 60 MB; needs the right to mount one."""
+    folder = Path(plan.folder)
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "none", folder], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user may not mount a small disk")
+    try:
+        shutil.copytree(first.plan.folder, folder, symlinks=True, dirs_exist_ok=True)
+        forget_phases(plan, "torch", "packages")
+        for path in install_engine.site_packages(install_engine.venv_python(folder)).glob("torch*"):
+            shutil.rmtree(path)
+        state, _ = end_of(install(replace(with_large_torch(plan), disk_mb=1.0)))
+        assert state.sentence == "The disk is full. Make room, then set up again to go on."
+        shutil.rmtree(install_engine.site_packages(install_engine.venv_python(folder)) / "torch")  # room is made
+        write_wheel(Path(plan.torch_index.removeprefix("file://")), "torch", "2.13.0")
+        assert end_of(install(replace(plan, disk_mb=1.0)))[0].status is TaskStatus.DONE
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(plan):
