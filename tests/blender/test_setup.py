@@ -238,7 +238,7 @@ def test_the_whole_preferences_page_draws(setup, addon):
     page_class = addon("ui.preferences_page").DREAMFUSION_AP_preferences
     values = {name: getattr(preferences(), name) for name in page_class.__annotations__}
     page_class.draw(SimpleNamespace(layout=drawn, **values), bpy.context)
-    assert "fault" not in drawn.text and {"Engine", "Models", "Folders and Sources"} <= {kw.get("text") for _, _, kw in drawn.calls}
+    assert "A fault" not in drawn.text and {"Engine", "Models", "Folders and Sources"} <= {kw.get("text") for _, _, kw in drawn.calls}
 
 
 def test_no_log_is_said(setup):
