@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -31,10 +32,11 @@ ARROW_PX, MARGIN_PX, ARROW_HALF_PX, BRIGHT = slice(30, 40), slice(10, 28), 5, 15
 # Sub-panels by their class, opened in these groups.
 SUB_PANELS = {
     "prompt-panels": ("negative_seed", "model", "reference"),
-    "mesh-panels": ("mesh", "asset"),
+    "mesh-panel": ("mesh",),
+    "asset-panel": ("asset",),
     "advanced": ("advanced",),
     "live-preview": ("camera",),
-    "history": ("queue", "history"),
+    "history": ("history",),
 }
 
 
@@ -52,6 +54,7 @@ class Book:
         rows = self._headers()
         for panel in reversed(panels):
             self._click(rows[panel])
+        time.sleep(1.0)  # panels slide open
         self.keep(name)
         for panel in panels:
             self._click(rows[panel])
@@ -70,14 +73,15 @@ class Book:
 
     def _click(self, row: int) -> None:
         x, _, width, _ = self.window.sidebar()
-        self.window.mouse("mousemove", x + width // 2, row, "sleep", 0.3, "mousedown", 1, "sleep", 0.1, "mouseup", 1, "sleep", 0.3)
+        self.window.mouse("mousemove", x + width // 2, row, "sleep", 0.3, "mousedown", 1, "sleep", 0.1, "mouseup", 1, "sleep", 1.0)
 
     def keep_preferences(self, name: str) -> None:
         first = "with bpy.context.temp_override(window=bpy.context.window_manager.windows[0]): "
         self.window.ask(first + f"bpy.ops.preferences.addon_show(module={PACKAGE!r})")
         self.window.wait_until("answer = len(bpy.context.window_manager.windows) == 2", 30.0)
         width, height = SCREEN_SIZE
-        self.window.mouse("search", "--sync", "--name", "Preferences", "windowmove", 0, 0, "windowsize", width * 3 // 4, height, "sleep", 2)
+        self.window.mouse("search", "--sync", "--name", "Preferences", "windowmove", 0, 0, "windowsize", width * 3 // 4, height)
+        self.window.wait_until(f"answer = bpy.context.window_manager.windows[1].height > {height - 50}", 30.0)
         picture = self.window.screenshot(self.window.folder / "preferences.png")
         Image.open(picture).crop((0, 0, width * 3 // 4, height)).save(self.folder / f"{name}.png", optimize=True)
         self.window.ask("with bpy.context.temp_override(window=bpy.context.window_manager.windows[1]): bpy.ops.wm.window_close()")
@@ -94,17 +98,17 @@ def take_all(book: Book, engine_python: Path, job: Path | None) -> None:
     window.ask(f"bpy.context.preferences.addons[{PACKAGE!r}].preferences.engine_python = {str(engine_python)!r}")
     window.ask("bpy.context.scene.dreamfusion.prompt = 'a red mug'\nbpy.data.objects.remove(bpy.data.objects['Cube'])")
     book.keep("ready")
-    for name in ("prompt-panels", "mesh-panels", "advanced"):
+    for name in ("prompt-panels", "mesh-panel", "asset-panel", "advanced"):
         book.keep_open(name, SUB_PANELS[name])
     window.ask(
         "bpy.context.scene.dreamfusion.camera.follow = 'VIEWPORT'\n"
         "area = next(area for area in bpy.context.window_manager.windows[0].screen.areas if area.type == 'VIEW_3D')\n"
         "area.spaces.active.region_3d.view_distance, area.spaces.active.region_3d.view_location = 5.0, (0.0, 0.0, 0.5)"
     )
+    book.keep_open("live-preview", SUB_PANELS["live-preview"])
     window.ask(f"bpy.ops.dreamfusion.generate(out_dir={str(job)!r}, resume=True)" if job else "bpy.ops.dreamfusion.generate()")
     window.wait_until(RUNTIME + "answer = runtime.state().view_path or not runtime.state().is_active", JOB_S)
     book.keep("running")
-    book.keep_open("live-preview", SUB_PANELS["live-preview"])
     book.keep("live-preview-window", "window")
     window.wait_until(RUNTIME + "answer = not runtime.state().is_active", JOB_S)
     window.wait_until("answer = 'a-red-mug' in bpy.data.objects", 60.0)
@@ -114,6 +118,7 @@ def take_all(book: Book, engine_python: Path, job: Path | None) -> None:
     )
     book.keep("finished")
     book.keep("finished-window", "window")
+    window.ask(RUNTIME + "runtime.shutdown()")  # the panel is short again, and has room for the list
     book.keep_open("history", SUB_PANELS["history"])
 
 
