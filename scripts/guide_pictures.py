@@ -14,6 +14,8 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -29,6 +31,8 @@ SETUP = RUNTIME.replace("runtime", "setup")
 JOB_S = 3000.0
 # Where in the sidebar the arrows of sub-panels' headers are, and where nothing of a header is; in pixels.
 ARROW_PX, MARGIN_PX, ARROW_HALF_PX, BRIGHT = slice(30, 40), slice(10, 28), 5, 150
+# Panels slide when something above them grows or goes.
+SLIDE_S = 1.0
 # Sub-panels by their class, opened in these groups.
 SUB_PANELS = {
     "prompt-panels": ("negative_seed", "model", "reference"),
@@ -50,18 +54,31 @@ class Book:
         print(self.window.screenshot(self.folder / f"{name}.png", part), flush=True)
 
     def keep_open(self, name: str, panels: tuple[str, ...]) -> None:
+        with self.opened(panels):
+            self.keep(name)
+
+    @contextmanager
+    def opened(self, panels: tuple[str, ...]) -> Iterator[None]:
         """With these sub-panels open. From below upwards, and closed from above downwards: so each header is where it was found."""
         rows = self._headers()
         for panel in reversed(panels):
             self._click(rows[panel])
-        time.sleep(1.0)  # panels slide open
-        self.keep(name)
+        time.sleep(SLIDE_S)
+        yield
         for panel in panels:
             self._click(rows[panel])
 
+    def wheel(self, button: int) -> None:
+        """4 rolls the sidebar up, 5 down, to its end."""
+        x, y, width, height = self.window.sidebar()
+        self.window.mouse("mousemove", x + width // 2, y + height // 2, "sleep", 0.3, "click", "--repeat", 30, "--delay", 50, button)
+        time.sleep(SLIDE_S)
+
     def _headers(self) -> dict[str, int]:
         """The row of each closed sub-panel on the screen, found by the arrow that only headers have there."""
-        x, y, width, height = self.window.sidebar()
+        self.window.redraw()
+        time.sleep(SLIDE_S)
+        _, y, _, height = self.window.sidebar()
         pixels = np.asarray(Image.open(self.window.screenshot(self.window.folder / "headers.png", "sidebar")).convert("L"))
         has_arrow = (pixels[:, ARROW_PX] > BRIGHT).any(axis=1) & ~(pixels[:, MARGIN_PX] > BRIGHT).any(axis=1)
         starts = [row for row in range(1, height) if has_arrow[row] and not has_arrow[row - 1]]
@@ -119,7 +136,10 @@ def take_all(book: Book, engine_python: Path, job: Path | None) -> None:
     book.keep("finished")
     book.keep("finished-window", "window")
     window.ask(RUNTIME + "runtime.shutdown()")  # the panel is short again, and has room for the list
-    book.keep_open("history", SUB_PANELS["history"])
+    with book.opened(SUB_PANELS["history"]):
+        book.wheel(5)
+        book.keep("history")
+        book.wheel(4)
 
 
 def without_its_end(job: Path, folder: Path) -> Path:

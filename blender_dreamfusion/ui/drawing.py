@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import textwrap
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import bpy
 
+from ..core.wrapping import wrapped
 from .ids import TAB
 
 # About what fits into the default sidebar.
@@ -38,7 +38,7 @@ def draw_text(layout: bpy.types.UILayout, text: str, *, icon: str = "NONE", n_ch
     column = layout.column(align=True)
     width = n_chars if icon == "NONE" else n_chars - 3
     following = "NONE" if icon == "NONE" else "BLANK1"
-    for number, line in enumerate(textwrap.wrap(text, width) or [""]):
+    for number, line in enumerate(wrapped(text, width)):
         column.label(text=line, icon=icon if number == 0 else following)
 
 
