@@ -137,9 +137,8 @@ def main() -> int:
     bpy.ops.extensions.package_install_files(filepath=str(archive), repo="user_default", enable_on_install=True)
     rows = [measure_enable(), measure_import(options.triangles), *measure_pump(options.engine, options.steps)]
     yardstick_s = min(clocked(count_to_a_million)[0] for _ in range(REPEATS))
-    print(
-        f"Blender {bpy.app.version_string}, {platform.machine()}, {os.cpu_count()} CPUs; Python counts to a million in {yardstick_s * 1e3:.0f} ms"
-    )
+    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, Python counts to a million in {yardstick_s * 1e3:.0f} ms"
+    print(f"Blender {bpy.app.version_string}, {machine}")
     print(f"{'':15}{'':28}{'own ms':>9}{'wall ms':>9}{'bar ms':>9}")
     for row in rows:
         verdict = "" if row.holds else "  missed"
