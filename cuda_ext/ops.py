@@ -176,7 +176,7 @@ def _dense_field_cpu(table: Tensor, n: int, positions: Tensor, activation: int, 
     densities, albedo = positions.new_empty(n_samples), positions.new_empty(n_samples, 3)
     normals = positions.new_empty(n_samples if width == 7 else 0, 3)
     kernels = _kernels()
-    arguments = (table, width, n, positions, activation, *map(float, numbers), densities, albedo, normals)
+    arguments: tuple[Argument, ...] = (table, width, n, positions, activation, *map(float, numbers), densities, albedo, normals)
     kernels.run("dense_field_forward", table.dtype, kernels.parts(n_samples, SAMPLES_GRAIN), lambda _part: arguments)
     return densities, albedo, normals
 
