@@ -10,7 +10,6 @@ from pathlib import Path
 
 from .problem import Problem
 from .protocol import messages
-from .setup_task import installed_python
 
 ENGINE_PYTHON_VARIABLE = "DREAMFUSION_ENGINE_PYTHON"
 # Names and values are checked by the engine; here only the form.
@@ -26,6 +25,8 @@ def find_engine_python(preference: str, engine_folder: Path, environ: Mapping[st
     if named:
         # Not resolved: a virtual environment's python is a link, and only its own path leads to its packages.
         return Path(shutil.which(named) or Path(named).expanduser().absolute())
+    from .setup_task import installed_python  # not above: enabling the extension would pay for it
+
     return installed_python(engine_folder)
 
 

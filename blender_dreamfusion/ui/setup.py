@@ -9,15 +9,21 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import bpy
 
-from ..core import setup_plan, setup_task
-from ..core.setup_plan import AUTOMATIC, BuildTable, Findings, SetupPlan, gigabytes
+from ..core.deferred import Deferred
 from ..core.task_process import Task, TaskState, TaskStatus
 from . import models, preferences, runtime, tasks
 from .drawing import draw_text
 from .ids import PACKAGE_ROOT
+
+if TYPE_CHECKING:
+    from ..core import setup_plan, setup_task
+    from ..core.setup_plan import BuildTable, Findings, SetupPlan
+else:  # a quarter of the time that enabling takes, and most sessions never set anything up
+    setup_plan, setup_task = Deferred("setup_plan"), Deferred("setup_task")
 
 EXAMINE, WORK = "setup-examine", "setup"
 PHASE_TEXTS = {"venv": "Environment", "pip": "pip", "torch": "torch", "packages": "Packages", "check": "Check"}
@@ -78,7 +84,7 @@ def replan(context: bpy.types.Context) -> None:
     _known.plan = setup_plan.make_plan(
         _known.table,
         _known.findings,
-        own.engine_build if own is not None else AUTOMATIC,
+        own.engine_build if own is not None else setup_plan.AUTOMATIC,
         PACKAGE_ROOT,
         torch_index=own.torch_index if own is not None else "",
         package_index=own.package_index if own is not None else "",
@@ -179,8 +185,8 @@ def _draw_plan(layout: bpy.types.UILayout, context: bpy.types.Context, findings:
         column.prop(own, "engine_folder", text="", placeholder=findings.folder)
         column.prop(own, "base_python", text="", placeholder=findings.python.path if findings.python else "Python 3.11 to 3.13")
     if plan is not None:
-        needs = f"{gigabytes(plan.disk_mb)} on the disk"
-        write(layout, f"{plan.title}: downloads {gigabytes(plan.download_mb)} from {plan.sources}; needs {needs}", "IMPORT")
+        needs = f"{setup_plan.gigabytes(plan.disk_mb)} on the disk"
+        write(layout, f"{plan.title}: downloads {setup_plan.gigabytes(plan.download_mb)} from {plan.sources}; needs {needs}", "IMPORT")
         write(layout, f"Into {plan.folder}", "FILE_FOLDER")
     for sentence in (*_known.obstacles, setup_plan.folder_warning(findings.folder)):
         if sentence:
@@ -198,7 +204,7 @@ def _draw_plan(layout: bpy.types.UILayout, context: bpy.types.Context, findings:
     if findings.folder_kind == "ours":
         row = layout.row(align=True)
         row.operator("dreamfusion.setup_install", text="Repair").repair = True
-        row.operator("dreamfusion.setup_remove", text=f"Remove ({gigabytes(findings.installed_mb)})")
+        row.operator("dreamfusion.setup_remove", text=f"Remove ({setup_plan.gigabytes(findings.installed_mb)})")
     row = layout.row(align=True)
     row.operator("dreamfusion.setup_use_python", icon="FILE_FOLDER")
     row.operator("dreamfusion.setup_examine", text="", icon="FILE_REFRESH")
