@@ -1,6 +1,6 @@
 """The main job's table: prompts through the real engine process, scored against the known props.
 
-    python -m benchmarks.main_job [--prompts 24] [--seeds 3] [--preset draft] [--out scratch/main_job] [engine options]
+    python -m benchmarks.main_job [--prompts 24] [--seeds 3] [--preset draft] [--at-once 1] [--out scratch/main_job] [engine options]
 
 Prints a line per run and the table of bars. Results are kept in --out; runs that are already there are scored again, not repeated.
 """
@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,17 +149,21 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--preset", default="draft")
+    parser.add_argument("--at-once", type=int, default=1, help="engines that run side by side; more than one spoils the wall times")
     parser.add_argument("--out", type=Path, default=ROOT / "scratch" / "main_job")
     args, extra = parser.parse_known_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    jobs = [(prompt, noun, look, seed) for seed in range(args.seeds) for prompt, noun, look in PROMPTS[: args.prompts]]
     runs = []
-    for prompt, noun, look in PROMPTS[: args.prompts]:
-        for seed in range(args.seeds):
-            run = run_one(prompt, noun, look, args, seed, extra)
+    with ThreadPoolExecutor(args.at_once) as pool:
+        waiting = pool.map(lambda job: (job, run_one(*job[:3], args, job[3], extra)), jobs)
+        for (prompt, _, _, seed), run in waiting:
             runs.append(run)
             s = run.score
             found = "no mesh" if s is None else f"IoU {s.iou:.3f}  clay {s.clay_named:.2f}  named {s.named:.2f}  dE {s.delta_e:5.1f}"
             print(f"{prompt:24} seed {seed}  {run.wall_s:5.0f} s  {run.peak_gb:.2f} GB  {found}", flush=True)
+    if args.at_once > 1:
+        print(f"\n{args.at_once} engines ran at once: a wall time is not that of one alone.")
     print_table(runs)
 
 

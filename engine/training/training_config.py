@@ -117,7 +117,7 @@ class LossConfig:
     The guidance loss is a sum over one picture's pixels (some tens to hundreds), hence weights of that size.
     """
 
-    lambda_opacity: Scheduled = (0.0, 0.0, 0.3, 30.0)
+    lambda_opacity: Scheduled = (0.0, 0.0, 0.3, 5.0)
     """Against haze and floaters: mean sqrt(opacity^2 + 0.01). 0..1e4, may be scheduled."""
     lambda_entropy: Scheduled = (0.0, 0.0, 0.3, 0.0, 1.0, 200.0)
     """For pixels that are either covered or not: mean binary entropy of the opacity. 0..1e4, may be scheduled."""
@@ -125,7 +125,7 @@ class LossConfig:
     """Against surfaces that face away from the camera that sees them; only on lit steps. 0..1e4, may be scheduled."""
     lambda_tv: Scheduled = 0.0
     """For smooth pictures of the opacity: mean squared difference of neighbouring pixels. 0..1e4, may be scheduled."""
-    lambda_smooth: Scheduled = 300.0
+    lambda_smooth: Scheduled = 200.0
     """Against fur and crumbs: mean difference of opacity and color between near places in space. 0..1e4, may be scheduled."""
     smooth_radius: float = 0.03
     """How near, in world units: standard deviation along each axis. 0.001..1."""
