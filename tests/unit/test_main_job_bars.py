@@ -1,4 +1,4 @@
-"""One whole draft run, by the real engine process with Toybox, must meet the main job's bars (benchmarks/main_job.py prints them for 24)."""
+"""One whole draft run, by the real engine process with Toybox, must meet the bars that benchmarks/main_job.py prints for 24 prompts."""
 
 from __future__ import annotations
 
