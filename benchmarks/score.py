@@ -136,7 +136,8 @@ def color_error(albedo: Tensor, opacity: Tensor, prop: Buffers, color: str) -> f
 
 
 def score(mesh: Mesh, noun: str, look: str, judge: Classifier, props: list[Buffers]) -> Score:
-    """`look` is a colour word, a material that brings its colour, or "natural"."""
+    """`look` is a colour word, a material that brings its colour, or "natural"; "orange|natural" where a prop has that colour anyway."""
+    looks = look.split("|")
     mesh = Mesh(centered(mesh.vertices), mesh.faces, mesh.corner_uvs, mesh.albedo)
     match, prop = best_iou(mesh.vertices, mesh.faces, props)
     albedo, normals, opacity = draw_views(mesh)
@@ -146,6 +147,6 @@ def score(mesh: Mesh, noun: str, look: str, judge: Classifier, props: list[Buffe
     return Score(
         iou=match,
         clay_named=sum(found == noun for found, _ in clay) / n,
-        named=sum(found == noun and seen == look for found, seen in colored) / n,
-        delta_e=color_error(albedo, opacity, prop, look) if look in COLORS else float("nan"),
+        named=sum(found == noun and seen in looks for found, seen in colored) / n,
+        delta_e=color_error(albedo, opacity, prop, looks[0]) if looks[0] in COLORS else float("nan"),
     )
