@@ -2,7 +2,7 @@
 
     python -m benchmarks.main_job [--prompts 24] [--seeds 3] [--preset draft] [--at-once 1] [--out scratch/main_job] [engine options]
 
-Prints a line per run and the table of bars. Results are kept in --out; runs that are already there are scored again, not repeated.
+Prints a line per run and the table of bars; draws gallery.png of the thumbnails. Results are kept in --out; runs that are already there are scored again, not repeated.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from PIL import Image
 
 from benchmarks.classifier import load_classifier
 from benchmarks.score import Score, prop_buffers, read_mesh, score
@@ -144,6 +145,16 @@ def print_table(runs: list[Run]) -> None:
         print(f"{name:44}{bar:>10}{value:>14}")
 
 
+def draw_gallery(out: Path, *, columns: int = 8, size: int = 160) -> None:
+    """The thumbnails of the first seed's results in one picture."""
+    thumbnails = [out / f"{noun}-0" / "result" / "thumbnail.png" for _, noun, _ in PROMPTS]
+    found = [path for path in thumbnails if path.exists()]
+    sheet = Image.new("RGB", (columns * size, -(-len(found) // columns) * size), "white")
+    for i, path in enumerate(found):
+        sheet.paste(Image.open(path).convert("RGB").resize((size, size)), (i % columns * size, i // columns * size))
+    sheet.save(out / "gallery.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="The main job's table.")
     parser.add_argument("--prompts", type=int, default=24)
@@ -165,6 +176,7 @@ def main() -> None:
     if args.at_once > 1:
         print(f"\n{args.at_once} engines ran at once: a wall time is not that of one alone.")
     print_table(runs)
+    draw_gallery(args.out)
 
 
 if __name__ == "__main__":
