@@ -2,7 +2,8 @@
 
     python -m benchmarks.main_job [--prompts 24] [--seeds 3] [--preset draft] [--at-once 1] [--out scratch/main_job] [engine options]
 
-Prints a line per run and the table of bars; draws gallery.png of the thumbnails. Results are kept in --out; runs that are already there are scored again, not repeated.
+Prints a line per run and the table of bars; draws gallery.png of the thumbnails. Results are kept in --out; runs that are already there
+are scored again, not repeated.
 """
 
 from __future__ import annotations
