@@ -45,7 +45,13 @@ def _kernels() -> CpuKernels:
 
 
 def _flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Kernels read memory as it lies. The caller must keep these until the launch is over."""
+    """Kernels read memory as it lies. The caller must keep these until the launch is over.
+
+    Raises: ValueError for numbers of two sizes, which a kernel would misread.
+    """
+    kinds = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    if len(kinds) > 1:
+        raise ValueError(f"All numbers of a kernel must be of one type, got {sorted(map(str, kinds))}.")
     return tuple(tensor.contiguous() for tensor in tensors)
 
 

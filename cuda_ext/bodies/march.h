@@ -52,6 +52,7 @@ KERNEL NAME(march_write)(const REAL* rays_o, const REAL* rays_d, const REAL* shi
         if (at == last || !NAME(lattice)(o, d, bounds, shifts[ray], step, &first, &far_t)) continue;
         for (int64 k = 0; at < last; ++k) {
             const REAL t = (first + (REAL)k + shifts[ray]) * step;
+            if (!(t < far_t)) break;
             if (!NAME(is_occupied)(o, d, t, cells, resolution)) continue;
             ray_indices[at] = ray;
             t_mids[at] = t;

@@ -69,7 +69,8 @@ def march(
     else:
         shifts = torch.rand(R, generator=generator, device=generator.device).to(device)
     if ops.serves(rays_o):
-        ray_indices, t_mids, packed_info = ops.march(rays_o, rays_d, shifts, occupancy.bounds, occupancy.occupied_cells, step_size)
+        shifts, bounds = shifts.to(rays_o.dtype), occupancy.bounds.to(rays_o.dtype)
+        ray_indices, t_mids, packed_info = ops.march(rays_o, rays_d, shifts, bounds, occupancy.occupied_cells, step_size)
         return PackedSamples(ray_indices, t_mids - 0.5 * step_size, t_mids + 0.5 * step_size, packed_info)
     return _march_twin(rays_o, rays_d, shifts, occupancy, step_size)
 

@@ -124,6 +124,15 @@ def test_march_of_rays_along_axes_misses_and_an_empty_grid() -> None:
     assert march(rays_o[:0], rays_d[:0], occupancy, 0.1).packed_info.shape == (0, 2)
 
 
+def test_march_in_double_and_of_mixed_types() -> None:
+    occupancy, rays_o, rays_d = OccupancyGrid(8), torch.tensor([[0.1, -3.0, 0.1]]), torch.tensor([[0.0, 1.0, 0.0]])
+    wanted = march(rays_o, rays_d, occupancy, 0.1)
+    found = march(rays_o.double(), rays_d.double(), occupancy, 0.1)
+    torch.testing.assert_close(found.t_starts.float(), wanted.t_starts)
+    with pytest.raises(ValueError, match="one type"):
+        ops.march(rays_o.double(), rays_d, torch.tensor([0.5]), occupancy.bounds, occupancy.occupied_cells, 0.1)
+
+
 def noisy_field(activation: str) -> RadianceField:
     field = make_field(FieldConfig(activation=activation, finest_resolution=12, n_levels=2), seeded(5))  # type: ignore[arg-type]
     with torch.no_grad():
