@@ -109,6 +109,11 @@ def _convert(file: Path, base: Path, folder: Path) -> None:
         unet = UNet2DConditionModel.from_single_file(dict(weights), subfolder="unet", **settings)
         vae = AutoencoderKL.from_single_file(dict(weights), subfolder="vae", **settings)
         text_encoder = create_diffusers_clip_model_from_ldm(CLIPTextModel, dict(weights), subfolder="text_encoder", **settings)
+        # diffusers fills what a file lacks with random numbers, unless accelerate is installed. Tensors correspond one to one.
+        for part, prefix in ((unet, "model.diffusion_model."), (vae, "first_stage_model.")):
+            n_lacking = len(part.state_dict()) - sum(name.startswith(prefix) for name in weights)
+            if n_lacking > 0:
+                raise ValueError(f"it lacks {n_lacking} of the weights under {prefix}")
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{file.name} cannot be read as a model: {reason.rstrip('.')}.", "Choose another copy of it.", "model") from error
