@@ -194,7 +194,7 @@ def pip_install(python: Path, phase: str, what: list[str], plan: dict, source: s
     """Install `what` from the plan's `torch` or `package` index, saying how far it is. Raises: SetupError."""
     folder, index = Path(plan["folder"]), plan[f"{source}_index"]
     # A folder of wheels takes the place of an index, for machines without network.
-    where = ["--no-index", "--find-links", index] if index.startswith("file:") else ["--index-url", index]
+    where = ["--no-index", "--find-links", index] if index.startswith("file:") else ["--index-url", index] if index else []
     remove_torn_packages(python)
     command = [str(python), "-I", "-m", "pip", "install", *what, *where, "--only-binary", ":all:", "--no-input", *bar_arguments(python)]
     progress = PipProgress(phase, float(plan.get(f"{phase}_mb", 0.0)), site_packages(python))

@@ -96,12 +96,17 @@ class SetupPlan:
 
     @property
     def sources(self) -> str:
-        """ "download.pytorch.org and pypi.org"."""
-        names = [index if index.startswith("file:") else index.split("/")[2] for index in (self.torch_index, self.package_index)]
-        return " and ".join(dict.fromkeys(names))
+        """Where it is fetched from, for a reader: "download.pytorch.org and pip's own index"."""
+        return " and ".join(dict.fromkeys(_source(index) for index in (self.torch_index, self.package_index)))
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
+
+
+def _source(index: str) -> str:
+    if not index:
+        return "pip's own index"
+    return index if index.startswith("file:") else index.split("/")[2]
 
 
 def read_builds(package_root: Path, platform: str) -> BuildTable:
