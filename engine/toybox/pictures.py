@@ -20,6 +20,12 @@ SHADING_SHARE = (0.5, 0.35, 0.15)  # lit, unlit, clay
 NO_VIEW_SHARE = 0.08
 NO_PROMPT_SHARE = 0.1
 
+# Thin parts (legs, handles, poles, blades) are learnt last, so what has them is shown more often. 1 for every other kind.
+SHOWN_MORE = {
+    **dict.fromkeys(("chair",), 3.0),
+    **dict.fromkeys(("mug", "table", "stool", "lamp", "teapot", "key", "sword", "hat", "shield"), 2.0),
+}
+
 LOOKS = ("natural", *COLORS, *MATERIALS)
 """What a picture's colour can be, for a judge to name."""
 
@@ -55,15 +61,16 @@ class Pictures:
         if not self._shards:
             raise FileNotFoundError(f"no shards in {self.folder}; write some with python -m engine.toybox.data --out {self.folder}")
         self._kinds = list(KINDS.values())
+        shown = torch.tensor([SHOWN_MORE.get(noun, 1.0) for noun in KINDS])
+        self._weights = torch.cat([shown[shard["kinds"].long()] for shard in self._shards])
         return sum(len(shard["kinds"]) for shard in self._shards)
 
     def _rows(self, n: int) -> dict[str, Tensor]:
-        counts = torch.tensor([float(len(shard["kinds"])) for shard in self._shards])
-        which = torch.multinomial(counts, n, replacement=True, generator=self.generator)
-        rows = [int(torch.randint(int(counts[w]), (1,), generator=self.generator)) for w in which]
-        return {
-            name: torch.stack([self._shards[int(w)][name][row] for w, row in zip(which, rows)]) for name in ("buffers", "cameras", "kinds")
-        }
+        starts = torch.tensor([0, *(len(shard["kinds"]) for shard in self._shards)]).cumsum(0)
+        chosen = torch.multinomial(self._weights, n, replacement=True, generator=self.generator)
+        which = torch.searchsorted(starts, chosen, right=True) - 1
+        rows = [(self._shards[int(w)], int(row - starts[w])) for w, row in zip(which, chosen)]
+        return {name: torch.stack([shard[name][row] for shard, row in rows]) for name in ("buffers", "cameras", "kinds")}
 
     def draw(self, n: int, *, shading: str | None = None) -> Batch:
         """n pictures of random props, looks, views. `shading` fixes how all are shaded."""
