@@ -75,7 +75,8 @@ def train(data: Path, *, seconds: float, batch: int = 64) -> None:
     began, step = time.monotonic(), 0
     while (share := (time.monotonic() - began) / seconds) < 1:
         optimizer.param_groups[0]["lr"] = 1.5e-3 * max(0.02, 1 - share)
-        drawn = pictures.draw(batch)
+        # Every third batch is untextured: there the shape alone tells, and that is the harder half of what the judge is asked.
+        drawn = pictures.draw(batch, shading="clay" if step % 3 == 0 else None)
         kind, look = judge(disturb(drawn.images, generator))
         # Untextured pictures carry no colour; nothing is asked of the second head there.
         loss = F.cross_entropy(kind, drawn.kinds) + F.cross_entropy(look, drawn.looks, ignore_index=-1)

@@ -30,7 +30,7 @@ RADIUS = 2.95
 SIZE_PX = 64
 SCALES = (0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15)
 N_SHAPES = 8  # draws of the prop's shape, beside its typical one
-LIGHT = (0.4, -0.6, 0.8)
+AMBIENT = 0.5
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,13 @@ def draw_views(mesh: Mesh, size: int = SIZE_PX) -> tuple[Tensor, Tensor, Tensor]
 
 
 def light_up(color: Tensor, normals: Tensor, opacity: Tensor) -> Tensor:
-    """Pictures under the judge's light, over gray."""
-    toward = torch.nn.functional.normalize(torch.tensor(LIGHT), dim=0)
-    lit = color * (0.5 + 0.5 * (normals @ toward).clamp_min(0))[..., None]
+    """Pictures [V, H, W, 3] over gray, lit from the camera's side and above as the judge's training pictures are.
+
+    A light that stood still would leave the views from behind at `AMBIENT` alone, where white is gray to anyone.
+    """
+    toward = torch.nn.functional.normalize(views().positions, dim=-1) + torch.tensor([0.0, 0.0, 0.6])
+    lambert = torch.einsum("vhwd,vd->vhw", normals, torch.nn.functional.normalize(toward, dim=-1)).clamp_min(0)
+    lit = color * (AMBIENT + (1 - AMBIENT) * lambert)[..., None]
     return lit * opacity[..., None] + 0.6 * (1 - opacity[..., None])
 
 
