@@ -79,7 +79,7 @@ def train(data: Path, *, seconds: float, batch: int = 64) -> None:
         drawn = pictures.draw(batch, shading="clay" if step % 3 == 0 else None)
         kind, look = judge(disturb(drawn.images, generator))
         # Untextured pictures carry no colour; nothing is asked of the second head there.
-        loss = F.cross_entropy(kind, drawn.kinds) + F.cross_entropy(look, drawn.looks, ignore_index=-1)
+        loss = F.cross_entropy(kind, drawn.kinds) + F.cross_entropy(look, drawn.looks, ignore_index=-1, reduction="sum") / batch
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
