@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from engine.errors import UserError
 
 
 class Denoiser(ABC):
@@ -44,6 +46,23 @@ class Denoiser(ABC):
     @property
     def num_train_timesteps(self) -> int:
         return len(self.alphas_cumprod)
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Along each side; 1 for a model of pixels."""
+        return self.image_size // self.latent_shape[1]
+
+    def use_tiny_encoder(self, folder: Path, until: float) -> None:
+        """Let a tiny encoder stand in for the model's own, up to this part of the run; see `at`. Raises UserError."""
+        raise UserError("The model has no encoder that a tiny one could stand in for.", "Leave --model.tiny-vae out.", "option")
+
+    def at(self, progress: float) -> None:  # noqa: B027 - most implementations do not care
+        """Told before each step how far the run is, 0..1."""
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks that are loaded now, by their folder in the model's layout: what LoRAs change and memory is saved in."""
+        return {}
 
     @abstractmethod
     def embed(self, prompts: list[str]) -> Tensor:

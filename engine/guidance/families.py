@@ -48,7 +48,18 @@ class Family:
 
 def _is_stable_diffusion(unet: Mapping[str, Any]) -> bool:
     # "text": the pooled prompt that the U-Net itself takes from the embeddings, as Toybox does.
-    return unet.get("addition_embed_type") in (None, "text") and unet.get("in_channels") == unet.get("out_channels")
+    is_plain = unet.get("addition_embed_type") in (None, "text") and unet.get("encoder_hid_dim") is None
+    return is_plain and unet.get("in_channels") == unet.get("out_channels")
+
+
+def _is_stable_diffusion_xl(unet: Mapping[str, Any]) -> bool:
+    return unet.get("addition_embed_type") == "text_time" and unet.get("in_channels") == unet.get("out_channels")
+
+
+def _is_deepfloyd(unet: Mapping[str, Any]) -> bool:
+    # Its output is the noise and the variance. The stages that enlarge have a class embedding for the noise of the small picture.
+    is_pixels = unet.get("in_channels") == 3 and unet.get("out_channels") == 6
+    return is_pixels and unet.get("encoder_hid_dim") is not None and unet.get("class_embed_type") is None
 
 
 # Kind, as models.toml names it, to its family.
@@ -58,6 +69,26 @@ FAMILIES: dict[str, Family] = {
         parts={"tokenizer": "", "text_encoder": TRANSFORMERS_STEM, "unet": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM, "scheduler": ""},
         denoiser="engine.guidance.stable_diffusion:StableDiffusion",
         fits=_is_stable_diffusion,
+    ),
+    "stable-diffusion-xl": Family(
+        title="Stable Diffusion XL",
+        parts={
+            "tokenizer": "",
+            "tokenizer_2": "",
+            "text_encoder": TRANSFORMERS_STEM,
+            "text_encoder_2": TRANSFORMERS_STEM,
+            "unet": DIFFUSERS_STEM,
+            "vae": DIFFUSERS_STEM,
+            "scheduler": "",
+        },
+        denoiser="engine.guidance.stable_diffusion_xl:StableDiffusionXL",
+        fits=_is_stable_diffusion_xl,
+    ),
+    "deepfloyd": Family(
+        title="DeepFloyd IF, stage I",
+        parts={"tokenizer": "", "text_encoder": TRANSFORMERS_STEM, "unet": DIFFUSERS_STEM, "scheduler": ""},
+        denoiser="engine.guidance.deepfloyd:DeepFloyd",
+        fits=_is_deepfloyd,
     ),
 }
 
@@ -95,7 +126,7 @@ def check_family(folder: Path) -> None:
         return
     known = ", ".join(family.title for family in FAMILIES.values())
     n_in, n_out, addition = unet.get("in_channels"), unet.get("out_channels"), unet.get("addition_embed_type")
-    if addition is None and n_in != n_out:
+    if (addition is None and n_in != n_out) or unet.get("class_embed_type") == "timestep":
         text = f"The U-Net in {folder} takes {n_in} channels and returns {n_out}, so it is an inpainting or upscaling model."
         raise UserError(text, f"Choose a text-to-image model: {known}.", "model")
     text = f"The model in {folder} is one with the extra input {addition!r}, which this version cannot use."
