@@ -40,6 +40,10 @@ def main(argv: Sequence[str]) -> int:
     as_json = "--json" in argv
     try:
         arguments = _parser().parse_args(_joined(argv))
+        if getattr(arguments, "debug", None) is not None:
+            from engine.debugging import wait_for_debugger
+
+            wait_for_debugger(arguments.debug, lambda text: print(text, file=sys.stderr, flush=True))
         return int(arguments.run(arguments))
     except UserError as error:
         if as_json:
@@ -109,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         "--start-from", default=None, metavar="JOB", help="job folder to go on from with more steps; what is left out is as it was there"
     )
     generate.add_argument("--json", action="store_true", help="print events as JSON lines on stdout")
+    generate.add_argument("--debug", type=int, default=None, metavar="PORT", help="wait for a debugger to attach first (debugpy)")
     group = None
     for option in options().values():
         if group is None or group.title != option.group:
@@ -118,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="take commands as JSON lines on stdin (for Blender)", allow_abbrev=False)
     serve.set_defaults(run=_serve)
+    serve.add_argument("--debug", type=int, default=None, metavar="PORT", help="wait for a debugger to attach first (debugpy)")
     serve.add_argument("--parent-pid", type=int, default=0, help="end when this process ends")
 
     _add_sample_parser(commands)
@@ -151,6 +157,9 @@ def _add_sample_parser(commands: argparse._SubParsersAction) -> None:  # type: i
     sample.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     sample.add_argument("--vram", default="normal", help="low, normal or high (default: normal)")
     sample.add_argument("--lora", default="", help="LoRA files to put on top, FILE or FILE:SCALE, with commas between")
+    sample.add_argument("--control-net", default="", help="folder of a ControlNet for depth or normals, with --control-image")
+    sample.add_argument("--control-image", default="", help="picture of the surface's depth or normals, with --control-net")
+    sample.add_argument("--control-scale", type=float, default=1.0, help="how strongly the ControlNet acts, 0 to 2 (default: 1)")
     sample.add_argument("--out", default=None, help="folder of the pictures (default: named after the prompt)")
     sample.add_argument("--json", action="store_true", help="JSON lines; the last one is done or failed")
 

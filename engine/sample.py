@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.config import check_text
 from engine.errors import UserError, check_range
@@ -13,6 +14,9 @@ from engine.job_folder import output_errors, slug_of
 from engine.jobs import check_model, pick_device
 from engine.options import parse_value
 from engine.protocol import JobRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_PIXELS = 2048
 
@@ -25,6 +29,8 @@ class SampleRequest:
         model: id of the model table, or a folder.
         view: a view of `engine.scene.view_weights.VIEWS`, whose words the prompt then has as in a job; "none" leaves it alone.
         height, width: pixels; 0 takes the model's.
+        control_net, control_image: folder of a ControlNet, and the picture of depth or normals that it holds the drawing to; "": none.
+        control_scale: how strongly. 0..2.
         vram, lora: as in `DenoiserConfig`.
     """
 
@@ -39,6 +45,9 @@ class SampleRequest:
     width: int = 0
     seed: int = 0
     device: str = "auto"
+    control_net: str = ""
+    control_image: str = ""
+    control_scale: float = 1.0
     vram: str = "normal"
     lora: str = ""
 
@@ -66,6 +75,9 @@ def draw_samples(request: SampleRequest, out: Path, warn: Callable[[str], None])
     from engine.scene.view_prompts import PromptEmbeds, compose_prompt
 
     denoiser = load_configured(model_folder(model), pick_device(request.device), config)
+    if request.control_net:
+        denoiser.use_control_net(Path(request.control_net).expanduser(), request.control_scale)
+        denoiser.show_surface(_read_picture(Path(request.control_image).expanduser()))
     cell = denoiser.pixels_per_latent * 2 ** _halvings(denoiser.parts.get("unet"))
     for name in ("height", "width"):
         if getattr(request, name) % cell:
@@ -107,8 +119,25 @@ def _checked(request: SampleRequest) -> DenoiserConfig:
     check_range("seed", request.seed, 0, 2**31 - 1)
     for name in ("height", "width"):
         check_range(name, getattr(request, name), 0, MAX_PIXELS)
+    check_range("control-scale", request.control_scale, 0, 2)
+    if bool(request.control_net) != bool(request.control_image):
+        text = "A ControlNet and the picture of the surface that it reads go together, and only one of the two is given."
+        raise UserError(text, "Give both: --control-net FOLDER --control-image FILE", "option")
     vram = parse_value(request.vram, VramLevel, "vram")
     return DenoiserConfig(vram=vram, lora=request.lora)
+
+
+def _read_picture(path: Path) -> Tensor:
+    """[1, H, W, 3] float32 in [0, 1]."""
+    import numpy as np
+    import PIL.Image
+    import torch
+
+    try:
+        with PIL.Image.open(path) as picture:
+            return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as a picture.", "Choose a PNG or JPG of the depth or the normals.", "image") from error
 
 
 def _halvings(unet: object) -> int:

@@ -56,6 +56,13 @@ class Denoiser(ABC):
         """Let a tiny encoder stand in for the model's own, up to this part of the run; see `at`. Raises UserError."""
         raise UserError("The model has no encoder that a tiny one could stand in for.", "Leave --model.tiny-vae out.", "option")
 
+    def use_control_net(self, folder: Path, scale: float = 1.0) -> None:
+        """Let a ControlNet hold what is drawn to the surface that `show_surface` shows. Raises UserError, code "model"."""
+        raise UserError("This family of models takes no ControlNet.", "Choose a Stable Diffusion model, or leave it out.", "model")
+
+    def show_surface(self, pictures: Tensor) -> None:  # noqa: B027 - most implementations do not look
+        """Depth or normals of the B views that are judged next, [B, H, W, 3] in [0, 1]; see `engine.guidance.control_net`."""
+
     def at(self, progress: float) -> None:  # noqa: B027 - most implementations do not care
         """Told before each step how far the run is, 0..1."""
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.errors import UserError
+from engine.guidance.control_net import ControlNet
 from engine.guidance.denoiser import Denoiser, resize
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class StableDiffusion(Denoiser):
         self._vae = vae.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self._text_encoder = text_encoder.to(device=device).eval().requires_grad_(False)
         self._tokenizer = tokenizer
+        self.control_net: ControlNet | None = None
         self._tiny_vae: Any = None
         self._tiny_until = self._progress = 0.0
 
@@ -135,6 +137,13 @@ class StableDiffusion(Denoiser):
         self._tiny_vae = tiny
         self._tiny_until = until
 
+    def use_control_net(self, folder: Path, scale: float = 1.0) -> None:
+        self.control_net = ControlNet.load(folder, self._unet, scale, self.pixels_per_latent)
+
+    def show_surface(self, pictures: Tensor) -> None:
+        if self.control_net is not None:
+            self.control_net.show(pictures)
+
     def at(self, progress: float) -> None:
         self._progress = progress
         if progress >= self._tiny_until:
@@ -145,10 +154,16 @@ class StableDiffusion(Denoiser):
         return (image_nchw.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, embeds: Tensor) -> tuple[Tensor, Tensor]:
-        raw = self._unet(
-            noisy_latents.to(dtype=self._dtype), timesteps, encoder_hidden_states=embeds.to(dtype=self._dtype), return_dict=False
-        )[0].float()
+        raw = self._run_unet(noisy_latents, timesteps, {"encoder_hidden_states": embeds.to(dtype=self._dtype)})
         return noise_and_clean(raw, noisy_latents, self.alpha_bar(timesteps), self.prediction_type)
+
+    def _run_unet(self, noisy_latents: Tensor, timesteps: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """The U-Net's raw output [B, C, h, w] float32, with a ControlNet's part in it if there is one."""
+        noisy = noisy_latents.to(dtype=self._dtype)
+        if self.control_net is not None:
+            inputs = inputs | self.control_net.residuals(noisy, timesteps, inputs)
+        raw: Tensor = self._unet(noisy, timesteps, return_dict=False, **inputs)[0]
+        return raw.float()
 
 
 def noise_and_clean(raw: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction_type: str) -> tuple[Tensor, Tensor]:

@@ -125,13 +125,8 @@ class StableDiffusionXL(StableDiffusion):
         height, width = h * self.pixels_per_latent, w * self.pixels_per_latent
         time_ids = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=self._dtype).expand(n, -1)
         packed = embeds.to(dtype=self._dtype)
-        raw = self._unet(
-            noisy_latents.to(dtype=self._dtype),
-            timesteps,
-            encoder_hidden_states=packed[:, :-1],
-            added_cond_kwargs={"text_embeds": packed[:, -1, : self._n_pooled], "time_ids": time_ids},
-            return_dict=False,
-        )[0].float()
+        added = {"text_embeds": packed[:, -1, : self._n_pooled], "time_ids": time_ids}
+        raw = self._run_unet(noisy_latents, timesteps, {"encoder_hidden_states": packed[:, :-1], "added_cond_kwargs": added})
         return noise_and_clean(raw, noisy_latents, self.alpha_bar(timesteps), self.prediction_type)
 
 

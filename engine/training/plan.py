@@ -40,8 +40,9 @@ class Plan:
         if self.total_bytes:
             memory += f", {self.peak_bytes / 1e9:.1f} of the GPU's {self.total_bytes / 1e9:.1f} GB while it works (--vram {self.vram})"
         minutes, seconds = divmod(round(self.run_s), 60)
+        views = "1 view" if self.n_views == 1 else f"{self.n_views} views"
         return (
-            f"{self.n_steps} steps. The model: {memory}, {self.model_s:.2g} s for {self.n_views} view{'s' * (self.n_views > 1)}, measured here, "
+            f"{self.n_steps} steps. The model: {memory}, {self.model_s:.2g} s for {views}, measured here, "
             f"so {minutes}:{seconds:02d} of the run. Rendering and the mesh come on top."
         )
 

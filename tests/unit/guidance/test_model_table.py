@@ -72,7 +72,8 @@ def test_toybox_speaks_its_own_grammar_and_photo_models_theirs() -> None:
     assert find_model("toybox").view_words["right side"] == "right side view"
     assert find_model("toybox").shading_words == {"albedo": "unlit", "textureless": "clay"}
     assert find_model("sd15").view_words["right side"] == find_model("sd15").view_words["left side"] == "side view"
-    assert not find_model("toybox").takes_free_prompts and free_prompt_models() == [
+    assert not find_model("toybox").takes_free_prompts
+    assert free_prompt_models() == [
         "sd21-base",
         "sd21",
         "sd15",
