@@ -1,4 +1,4 @@
-"""The command line: python -m engine generate | serve | models | options | doctor. The only place that prints.
+"""The command line: python -m engine generate | sample | serve | models | options | doctor. The only place that prints.
 
 Exit codes: 0 done, 1 a fault of the engine, 2 something the user can mend (one sentence and the fix on stderr), 130 cancelled.
 """
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from engine.model_store.progress import Step
 
 CANCELLED_EXIT = 130
+# Settings that have a name of their own on the command line.
+SHORT_FLAGS = {"model.vram": ("--vram",), "model.lora": ("--lora",)}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,6 +40,10 @@ def main(argv: Sequence[str]) -> int:
     as_json = "--json" in argv
     try:
         arguments = _parser().parse_args(_joined(argv))
+        if getattr(arguments, "debug", None) is not None:
+            from engine.debugging import wait_for_debugger
+
+            wait_for_debugger(arguments.debug, lambda text: print(text, file=sys.stderr, flush=True))
         return int(arguments.run(arguments))
     except UserError as error:
         if as_json:
@@ -107,16 +113,20 @@ def _parser() -> argparse.ArgumentParser:
         "--start-from", default=None, metavar="JOB", help="job folder to go on from with more steps; what is left out is as it was there"
     )
     generate.add_argument("--json", action="store_true", help="print events as JSON lines on stdout")
+    generate.add_argument("--debug", type=int, default=None, metavar="PORT", help="wait for a debugger to attach first (debugpy)")
     group = None
     for option in options().values():
         if group is None or group.title != option.group:
             group = generate.add_argument_group(option.group)
-        group.add_argument(option.flag, dest=option.key, default=None, metavar=_metavar(option), help=option.help.replace("%", "%%"))
+        names = [option.flag, *SHORT_FLAGS.get(option.key, ())]
+        group.add_argument(*names, dest=option.key, default=None, metavar=_metavar(option), help=option.help.replace("%", "%%"))
 
     serve = commands.add_parser("serve", help="take commands as JSON lines on stdin (for Blender)", allow_abbrev=False)
     serve.set_defaults(run=_serve)
+    serve.add_argument("--debug", type=int, default=None, metavar="PORT", help="wait for a debugger to attach first (debugpy)")
     serve.add_argument("--parent-pid", type=int, default=0, help="end when this process ends")
 
+    _add_sample_parser(commands)
     _add_models_parser(commands)
 
     option_list = commands.add_parser("options", help="every setting with its values in each preset", allow_abbrev=False)
@@ -127,6 +137,52 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_doctor)
     doctor.add_argument("--json", action="store_true", help="as JSON")
     return parser
+
+
+def _add_sample_parser(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    sample = commands.add_parser("sample", help="draw pictures with the model that would guide a job", allow_abbrev=False)
+    sample.set_defaults(run=_sample)
+    sample.add_argument("prompt", help='what to draw, for example "a red mug"')
+    sample.add_argument("--negative", default="", help="what it must not look like")
+    sample.add_argument("--model", default="toybox", help="as for generate (default: toybox)")
+    sample.add_argument(
+        "--view", default="front", help='the view a job would ask for, "back" or "left side" for example; "none": the prompt alone'
+    )
+    sample.add_argument("--number", type=int, default=4, help="how many pictures (default: 4)")
+    sample.add_argument("--steps", type=int, default=30, help="denoising steps (default: 30)")
+    sample.add_argument("--guidance-scale", type=float, default=7.5, help="strength of the prompt (default: 7.5)")
+    sample.add_argument("--height", type=int, default=0, help="pixels (default: the model's)")
+    sample.add_argument("--width", type=int, default=0, help="pixels (default: the model's)")
+    sample.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures on the same machine (default: 0)")
+    sample.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    sample.add_argument("--vram", default="normal", help="low, normal or high (default: normal)")
+    sample.add_argument("--lora", default="", help="LoRA files to put on top, FILE or FILE:SCALE, with commas between")
+    sample.add_argument("--control-net", default="", help="folder of a ControlNet for depth or normals, with --control-image")
+    sample.add_argument("--control-image", default="", help="picture of the surface's depth or normals, with --control-net")
+    sample.add_argument("--control-scale", type=float, default=1.0, help="how strongly the ControlNet acts, 0 to 2 (default: 1)")
+    sample.add_argument("--out", default=None, help="folder of the pictures (default: named after the prompt)")
+    sample.add_argument("--json", action="store_true", help="JSON lines; the last one is done or failed")
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from engine.sample import SampleRequest, draw_samples
+
+    names = [item.name for item in dataclasses.fields(SampleRequest)]
+    request = SampleRequest(**{name: getattr(arguments, name) for name in names})
+    out = Path(arguments.out) if arguments.out is not None else Path(f"{slug_of(request.prompt)}-pictures")
+
+    def warn(text: str) -> None:
+        if arguments.json:
+            _print_json({"type": "warning", "text": text})
+        else:
+            print(f"Warning: {text}", file=sys.stderr)
+
+    paths = [str(path) for path in draw_samples(request, out, warn)]
+    if arguments.json:
+        _print_json({"type": "done", "text": f"{len(paths)} pictures", "result": {"paths": paths}})
+    else:
+        print("\n".join(paths))
+    return 0
 
 
 def _add_models_parser(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]

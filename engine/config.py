@@ -17,6 +17,7 @@ from typing import Any
 
 from engine.errors import UserError, check_range
 from engine.fields.field_config import FieldConfig
+from engine.guidance.denoiser_config import DenoiserConfig
 from engine.meshing.mesh_config import MeshConfig
 from engine.options import field_docs, from_json, parse_value, to_json, to_text
 from engine.protocol import JobRequest
@@ -43,12 +44,16 @@ class OutputConfig:
     """Frames of turntable.mp4, one turn; 0 makes none. 0..720."""
     turntable_size_px: int = 192
     """Width and height of the turntable and the thumbnail. 32..2048."""
+    inspect_every: int = 0
+    """Steps between two pictures in previews/ of what the model makes of a view: render, noised, one-step estimate, denoised;
+    0 makes none. 0..1000000."""
     formats: str = "glb"
     """Further mesh files, with commas between: glb, obj, ply."""
 
     def __post_init__(self) -> None:
         check_range("output.turntable-frames", self.turntable_frames, 0, 720)
         check_range("output.turntable-size-px", self.turntable_size_px, 32, 2048)
+        check_range("output.inspect-every", self.inspect_every, 0, 1_000_000)
         for word in self.format_list():
             if word not in ("glb", "obj", "ply"):
                 raise UserError(f"output.formats holds {word!r}, but knows glb, obj and ply.", "Use --output.formats glb,obj.", "option")
@@ -66,6 +71,7 @@ class JobConfig:
     render: RenderConfig = dataclasses.field(default_factory=RenderConfig)
     field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
     guidance: GuidanceConfig = dataclasses.field(default_factory=GuidanceConfig)
+    model: DenoiserConfig = dataclasses.field(default_factory=DenoiserConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     reference: ReferenceConfig = dataclasses.field(default_factory=ReferenceConfig)

@@ -11,16 +11,16 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.config import check_request
+from engine.config import JobConfig, check_request
 from engine.continuation import find_start
 from engine.errors import UserError
 from engine.job_folder import JobFolder, check_folder, create_job, open_job, output_errors, slug_of, write_json
 from engine.job_lock import JobLock
-from engine.protocol import CANCELLED, Event, Failed, JobRequest, Preview, Progress, Proxy, Result, Warn
+from engine.protocol import CANCELLED, Event, Failed, JobRequest, Plan, Preview, Progress, Proxy, Result, Warn
 from engine.training.control import Control
 from engine.version import ENGINE_VERSION
 
@@ -140,12 +140,12 @@ def _prepare(request: JobRequest | None, out_dir: Path, lock: JobLock, *, resume
         folder = open_job(out_dir, request)
         with output_errors(out_dir):
             lock.acquire()
-        return folder, _check_model(folder.request)
+        return folder, check_model(folder.request)
     if request is None:
         raise UserError("The prompt is empty.", 'Say what to make, for example "a red mug".', "prompt")
     config = check_request(request)
     check_folder(out_dir, resume=False, overwrite=overwrite)
-    warnings = _check_model(request)
+    warnings = check_model(request)
     start = find_start(request, config, out_dir) if request.start_from else None
     with output_errors(out_dir):
         out_dir.mkdir(exist_ok=True)
@@ -153,7 +153,7 @@ def _prepare(request: JobRequest | None, out_dir: Path, lock: JobLock, *, resume
     return create_job(out_dir, request, overwrite=overwrite, start=start), warnings
 
 
-def _check_model(request: JobRequest) -> list[str]:
+def check_model(request: JobRequest) -> list[str]:
     """Whether the model is there and knows the prompt's thing; reads small files only. Returns warnings. Raises UserError."""
     from engine.guidance.model_table import find_model, free_prompt_models, model_folder
     from engine.guidance.vocabulary import check_prompt
@@ -172,31 +172,61 @@ def _run_phases(run: _Run) -> None:
     if (folder.result / "result.json").is_file():
         return  # resumed though done: what was asked for is there
     shutil.rmtree(folder.partial_result, ignore_errors=True)  # of an engine that was killed
-    trainer, device = _load(run)
-    _train(run, trainer)
+    trainer, device = _trained(run)
     mesh = _mesh(run, trainer)
     _export(run, trainer, mesh, device)
 
 
-def _load(run: _Run) -> tuple[Trainer, torch.device]:
+def _trained(run: _Run) -> tuple[Trainer, torch.device]:
+    """Load and train; where the memory runs full, again from the last checkpoint with less of it, until nothing is left to save."""
+    from engine.guidance.memory import lower_level
+
+    config = run.folder.config
+    while True:
+        try:
+            trainer, device = _load(run, config)
+            _train(run, trainer)
+            return trainer, device
+        except Exception as error:
+            vram, lower = config.model.vram, lower_level(config.model.vram)
+            if not _is_out_of_memory(error) or lower is None:
+                raise
+        config = replace(config, model=replace(config.model, vram=lower))
+        trainer = None  # type: ignore[assignment]  # before the next one is loaded
+        _free_memory()
+        run.warn(f"The memory was full with --vram {vram}. Going on from the last checkpoint with --vram {lower}.")
+
+
+def _free_memory() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()  # a failed step leaves cycles behind
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _load(run: _Run, config: JobConfig) -> tuple[Trainer, torch.device]:
     start = time.monotonic()
     run.progress("load", 0, 3, text="Starting torch")
-    from engine.guidance.denoiser import Denoiser
+    from engine.guidance.configured import load_configured
     from engine.guidance.model_table import find_model, model_folder
     from engine.scene.view_prompts import ViewPrompts
     from engine.scene.view_weights import VIEWS
     from engine.training.checkpoint import latest_checkpoint
+    from engine.training.plan import make_plan
     from engine.training.reference import KnownView
     from engine.training.teacher import DiffusionTeacher
     from engine.training.trainer import Trainer
 
-    request, config = run.folder.request, run.folder.config
+    request = run.folder.request
     checkpoint = latest_checkpoint(run.folder.checkpoints)  # before the model: a damaged one is found at once
     device = pick_device(request.device)
     run.stop_if_cancelled()
     run.progress("load", 1, 3, text=f"Loading {request.model}")
     model = find_model(request.model)
-    denoiser = Denoiser.load(model_folder(model), device)
+    denoiser = load_configured(model_folder(model), device, config.model)
     run.stop_if_cancelled()
     run.progress("load", 2, 3, text="Reading the prompt")
     words = {view: "" for view in VIEWS} if config.guidance.view_prompts == "off" else model.view_words
@@ -205,6 +235,7 @@ def _load(run: _Run) -> tuple[Trainer, torch.device]:
     denoiser.drop_text_encoder()
     known_view = KnownView.load(run.folder.reference, config.reference, device) if request.reference_image else None
     trainer = Trainer(config, request.seed, device, DiffusionTeacher(denoiser, prompts, config.guidance), known_view)
+    run.emit(Plan(job=run.job, text=str(make_plan(trainer, denoiser, checkpoint.meta["step"] if checkpoint else 0))))
     if checkpoint is not None:
         trainer.restore(checkpoint)
     run.seconds["load"] = time.monotonic() - start

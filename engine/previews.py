@@ -24,6 +24,7 @@ from engine.protocol import Event, Preview, Proxy, SetView
 from engine.scene.cameras import Cameras, orbit_cameras
 from engine.scene.sampling import SURVEY_FOV_DEG, SURVEY_RADIUS, survey_cameras
 from engine.training.control import Control
+from engine.training.teacher import DiffusionTeacher
 from engine.training.trainer import Trainer
 
 TURN_ELEVATION_DEG = 20.0
@@ -52,6 +53,7 @@ class Previews:
         self._shape_step = -1
         self._seconds_per_step = self._seconds_per_ray = 0.0  # 0: not known yet
         self._n_files = 0
+        self._inspected_step = -1
         for pattern in ("view-*", "proxy-*"):  # of an engine that was killed
             for path in folder.glob(pattern):
                 path.unlink(missing_ok=True)
@@ -63,6 +65,10 @@ class Previews:
         if every_s and self._turn.is_due(step, every_s):
             with self._turn.made_at(step):
                 self._show_turn()
+        every = self._trainer.config.output.inspect_every
+        if every and step % every == 0 and step != self._inspected_step:
+            self._inspected_step = step
+            self._inspect()
         changed, view = self._control.view_changed(), self._control.view()  # in this order none that comes meanwhile is lost
         if view is not None and (changed or self._view.is_due(step, view.every_s or every_s or math.inf)):
             with self._view.made_at(step):
@@ -86,6 +92,18 @@ class Previews:
         image = trainer.picture(orbit_cameras(*(torch.tensor([value]) for value in values)), size, size).image[0]
         path = self._write(f"step-{trainer.step:07d}.png", lambda partial: write_png(partial, image.cpu().numpy()))
         self._emit(Preview(job=self._job, path=str(path), step=trainer.step))
+
+    def _inspect(self) -> None:
+        """guidance-NNNNNNN.png: what the model makes of the view from the front, where the teacher can tell."""
+        trainer = self._trainer
+        if not isinstance(trainer.teacher, DiffusionTeacher):
+            return
+        cameras = orbit_cameras(*(torch.tensor([value]) for value in (0.0, TURN_ELEVATION_DEG, SURVEY_RADIUS, SURVEY_FOV_DEG)))
+        size = trainer.views(min(trainer.step, trainer.n_steps - 1))[1]
+        image = trainer.picture(cameras, size, size).image
+        generator = torch.Generator().manual_seed(0)  # the same noise each time: what changes is the render
+        seen = trainer.teacher.inspect(image, cameras.to(trainer.device), trainer.step, trainer.n_steps, generator)
+        self._write(f"guidance-{trainer.step:07d}.png", lambda partial: write_png(partial, seen.cpu().numpy()))
 
     def _show_view(self, view: SetView) -> None:
         shape = self._measured() if view.frame == "object" else None

@@ -6,7 +6,7 @@ import shutil
 import time
 from typing import IO
 
-from engine.protocol import CANCELLED, Event, Failed, Progress, Result, Warn
+from engine.protocol import CANCELLED, Event, Failed, Plan, Progress, Result, Warn
 
 BAR_WIDTH = 24
 # A log file gets a line now and then, not one a step.
@@ -26,6 +26,8 @@ class ProgressBar:
     def show(self, event: Event) -> None:
         if isinstance(event, Progress):
             self._progress(event)
+        elif isinstance(event, Plan):
+            self.say(f"Plan: {event.text}")
         elif isinstance(event, Warn):
             self.say(f"Warning: {event.text}")
         elif isinstance(event, Result):

@@ -8,7 +8,7 @@ Events go from the engine to its user on stdout, commands go the other way on th
                                      <-      generate {job, request, out_dir}
       heartbeat {job, state}         ->      (each second, also while a model loads)
       progress, preview,             ->
-        proxy, warning
+        proxy, plan, warning
                                      <-      pause, resume, set_view, clear_view, set_proxy, finish_now, cancel   (at any time)
       result {job, folder}           ->      or  failed {job, code, text, fix}: exactly one of the two ends a job
                                      <-      shutdown, or end of stdin: the engine ends
@@ -139,6 +139,14 @@ class Warn:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the job will take, once its model is loaded and before it trains; again if it starts over with less memory."""
+
+    job: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """The job is done and its result folder complete."""
 
@@ -241,7 +249,7 @@ class Shutdown:
     """End the engine; a running job is cancelled and can be resumed."""
 
 
-Event = Hello | Heartbeat | Progress | Preview | Proxy | Warn | Result | Failed
+Event = Hello | Heartbeat | Progress | Preview | Proxy | Plan | Warn | Result | Failed
 Command = Generate | Cancel | Pause | Resume | FinishNow | SetView | ClearView | SetProxy | Shutdown
 Message = Event | Command
 
@@ -251,6 +259,7 @@ EVENTS: dict[str, type] = {
     "progress": Progress,
     "preview": Preview,
     "proxy": Proxy,
+    "plan": Plan,
     "warning": Warn,
     "result": Result,
     "failed": Failed,

@@ -44,11 +44,24 @@ def falling_levels(timesteps: Tensor, n_steps: int) -> list[Tensor]:
 
 @torch.no_grad()
 def sample(
-    denoiser: Denoiser, prompt: PromptEmbeds, *, n_steps: int, guidance_scale: float, generator: torch.Generator, rescale_phi: float = 0.0
+    denoiser: Denoiser,
+    prompt: PromptEmbeds,
+    *,
+    n_steps: int,
+    guidance_scale: float,
+    generator: torch.Generator,
+    rescale_phi: float = 0.0,
+    height_px: int = 0,
+    width_px: int = 0,
 ) -> Tensor:
-    """Pictures [B, image_size, image_size, 3] from pure noise, one for each row of `prompt`. Spacing "trailing" (2305.08891)."""
+    """Pictures [B, H, W, 3] from pure noise, one for each row of `prompt`. Spacing "trailing" (2305.08891).
+
+    Args:
+        height_px, width_px: of the pictures, multiples of `denoiser.pixels_per_latent`; 0 takes `image_size`.
+    """
     n = len(prompt)
-    noisy = draw_noise((n, *denoiser.latent_shape), denoiser.device, generator)
+    height, width = (px // denoiser.pixels_per_latent or side for px, side in zip((height_px, width_px), denoiser.latent_shape[1:]))
+    noisy = draw_noise((n, denoiser.latent_shape[0], height, width), denoiser.device, generator)
     n_train = denoiser.num_train_timesteps
     trailing = [round(n_train - i * n_train / n_steps) - 1 for i in range(n_steps)]
     levels = [torch.full((n,), level, dtype=torch.long, device=denoiser.device) for level in trailing]

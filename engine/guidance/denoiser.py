@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from engine.errors import UserError
 
 
 class Denoiser(ABC):
@@ -32,10 +34,10 @@ class Denoiser(ABC):
 
     @staticmethod
     def load(root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Denoiser:
-        """The model in a folder of Stable Diffusion's layout; see `StableDiffusion.load`, which does the work."""
-        from engine.guidance.stable_diffusion import StableDiffusion  # diffusers takes seconds to import
+        """The model in a folder, of whatever family; see `engine.guidance.families.load_denoiser`, which does the work."""
+        from engine.guidance.families import load_denoiser
 
-        return StableDiffusion.load(root, device, dtype)
+        return load_denoiser(Path(root), device, dtype)
 
     @property
     def device(self) -> torch.device:
@@ -44,6 +46,30 @@ class Denoiser(ABC):
     @property
     def num_train_timesteps(self) -> int:
         return len(self.alphas_cumprod)
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Along each side; 1 for a model of pixels."""
+        return self.image_size // self.latent_shape[1]
+
+    def use_tiny_encoder(self, folder: Path, until: float) -> None:
+        """Let a tiny encoder stand in for the model's own, up to this part of the run; see `at`. Raises UserError."""
+        raise UserError("The model has no encoder that a tiny one could stand in for.", "Leave --model.tiny-vae out.", "option")
+
+    def use_control_net(self, folder: Path, scale: float = 1.0) -> None:
+        """Let a ControlNet hold what is drawn to the surface that `show_surface` shows. Raises UserError, code "model"."""
+        raise UserError("This family of models takes no ControlNet.", "Choose a Stable Diffusion model, or leave it out.", "model")
+
+    def show_surface(self, pictures: Tensor) -> None:  # noqa: B027 - most implementations do not look
+        """Depth or normals of the B views that are judged next, [B, H, W, 3] in [0, 1]; see `engine.guidance.control_net`."""
+
+    def at(self, progress: float) -> None:  # noqa: B027 - most implementations do not care
+        """Told before each step how far the run is, 0..1."""
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks that are loaded now, by their folder in the model's layout: what LoRAs change and memory is saved in."""
+        return {}
 
     @abstractmethod
     def embed(self, prompts: list[str]) -> Tensor:

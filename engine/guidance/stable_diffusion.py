@@ -1,30 +1,21 @@
-"""Stable Diffusion's layout (tokenizer, text_encoder, unet, vae, scheduler) from a local folder as a Denoiser.
-
-Each part is loaded by its class, from safetensors alone, never from the network and never with code from the folder:
-`DiffusionPipeline.from_pretrained` on a user's folder can run that folder's code (CVE-2026-44513).
-"""
+"""Stable Diffusion's layout (tokenizer, text_encoder, unet, vae, scheduler) from a local folder as a Denoiser."""
 
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
-# Before diffusers and huggingface_hub are imported: they read these once.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
+from engine.guidance.loading import dtype_for, loading_errors, weights_of  # isort: skip - before diffusers, see there
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from torch import Tensor
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as hf_logging
 
 from engine.errors import UserError
+from engine.guidance.control_net import ControlNet
 from engine.guidance.denoiser import Denoiser, resize
-from engine.guidance.model_table import check_family, check_parts
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +44,9 @@ class StableDiffusion(Denoiser):
         self._vae = vae.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self._text_encoder = text_encoder.to(device=device).eval().requires_grad_(False)
         self._tokenizer = tokenizer
+        self.control_net: ControlNet | None = None
+        self._tiny_vae: Any = None
+        self._tiny_until = self._progress = 0.0
 
     @staticmethod
     def load(root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> StableDiffusion:
@@ -63,28 +57,21 @@ class StableDiffusion(Denoiser):
             device: where it will run.
             dtype: what it computes in; None takes float32 on a CPU (half precision is slow or missing there), float16 elsewhere.
         Raises:
-            UserError: code "model", if the folder is no such model, lacks safetensors, or is of another family.
+            UserError: code "model", if the folder lacks safetensors or holds what is no such model.
         """
-        root = Path(root)
-        check_parts(root)
-        check_family(root)
-        if dtype is None:
-            dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
-        hf_logging.disable_progress_bar()  # our own progress is on the terminal; theirs would tear it
-        try:
-            unet = UNet2DConditionModel.from_pretrained(root, subfolder="unet", **_weights(root / "unet", dtype))
-            vae = AutoencoderKL.from_pretrained(root, subfolder="vae", **_weights(root / "vae", dtype))
-            text_encoder = CLIPTextModel.from_pretrained(root, subfolder="text_encoder", **_weights(root / "text_encoder", dtype))
+        dtype = dtype_for(device, dtype)
+        with loading_errors(root):
+            unet = UNet2DConditionModel.from_pretrained(root, subfolder="unet", **weights_of(root / "unet", dtype))
+            vae = AutoencoderKL.from_pretrained(root, subfolder="vae", **weights_of(root / "vae", dtype))
+            text_encoder = CLIPTextModel.from_pretrained(root, subfolder="text_encoder", **weights_of(root / "text_encoder", dtype))
             tokenizer = CLIPTokenizer.from_pretrained(root, subfolder="tokenizer", local_files_only=True)
             scheduler = DDIMScheduler.from_pretrained(root, subfolder="scheduler", local_files_only=True)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(
-                f"The model in {root} cannot be loaded: {reason.rstrip('.')}.",
-                "Fetch the folder again, with the .safetensors files of unet, vae and text_encoder.",
-                "model",
-            ) from error
         return StableDiffusion(unet, vae, text_encoder, tokenizer, scheduler, device=device, dtype=dtype)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        found = {"unet": self._unet, "vae": self._vae, "text_encoder": self._text_encoder}
+        return {name: part for name, part in found.items() if part is not None}
 
     @property
     def max_tokens(self) -> int:
@@ -128,18 +115,55 @@ class StableDiffusion(Denoiser):
         """
         self.check_images(images)
         image_nchw = resize(images, self.image_size, self.image_size).permute(0, 3, 1, 2)
-        mode = self._vae.encode((2 * image_nchw - 1).to(dtype=self._dtype)).latent_dist.mode()
+        if self._tiny_vae is not None and self._progress < self._tiny_until:
+            return self._tiny_vae.encode((2 * image_nchw - 1).to(dtype=self._tiny_vae.dtype)).latents.float()  # scaled already
+        mode = self._vae.encode((2 * image_nchw - 1).to(dtype=self._vae.dtype)).latent_dist.mode()
         return (mode.float() - self._shift_factor) * self._scaling_factor
 
+    def use_tiny_encoder(self, folder: Path, until: float) -> None:
+        """An AutoencoderTiny (TAESD) that was distilled from this model's VAE: a twentieth of the work, nearly the same latents.
+
+        Raises: UserError, code "model", if the folder holds none, or one with other latents.
+        """
+        with loading_errors(folder):
+            tiny = AutoencoderTiny.from_pretrained(folder, **weights_of(folder, self._dtype))
+        tiny = tiny.to(device=self.device).eval().requires_grad_(False)
+        picture = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device, dtype=tiny.dtype)
+        with torch.no_grad():
+            made = tuple(tiny.encode(picture).latents.shape[1:])
+        if made != self.latent_shape:
+            text = f"The tiny encoder in {folder} makes latents of shape {list(made)}, and the model's are {list(self.latent_shape)}."
+            raise UserError(text, "Choose the one that was made for this model.", "model")
+        self._tiny_vae = tiny
+        self._tiny_until = until
+
+    def use_control_net(self, folder: Path, scale: float = 1.0) -> None:
+        self.control_net = ControlNet.load(folder, self._unet, scale, self.pixels_per_latent)
+
+    def show_surface(self, pictures: Tensor) -> None:
+        if self.control_net is not None:
+            self.control_net.show(pictures)
+
+    def at(self, progress: float) -> None:
+        self._progress = progress
+        if progress >= self._tiny_until:
+            self._tiny_vae = None  # not wanted again: a run only goes on
+
     def decode(self, latents: Tensor) -> Tensor:
-        image_nchw = self._vae.decode((latents / self._scaling_factor + self._shift_factor).to(dtype=self._dtype)).sample
+        image_nchw = self._vae.decode((latents / self._scaling_factor + self._shift_factor).to(dtype=self._vae.dtype)).sample
         return (image_nchw.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, embeds: Tensor) -> tuple[Tensor, Tensor]:
-        raw = self._unet(
-            noisy_latents.to(dtype=self._dtype), timesteps, encoder_hidden_states=embeds.to(dtype=self._dtype), return_dict=False
-        )[0].float()
+        raw = self._run_unet(noisy_latents, timesteps, {"encoder_hidden_states": embeds.to(dtype=self._dtype)})
         return noise_and_clean(raw, noisy_latents, self.alpha_bar(timesteps), self.prediction_type)
+
+    def _run_unet(self, noisy_latents: Tensor, timesteps: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """The U-Net's raw output [B, C, h, w] float32, with a ControlNet's part in it if there is one."""
+        noisy = noisy_latents.to(dtype=self._dtype)
+        if self.control_net is not None:
+            inputs = inputs | self.control_net.residuals(noisy, timesteps, inputs)
+        raw: Tensor = self._unet(noisy, timesteps, return_dict=False, **inputs)[0]
+        return raw.float()
 
 
 def noise_and_clean(raw: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction_type: str) -> tuple[Tensor, Tensor]:
@@ -160,12 +184,3 @@ def noise_and_clean(raw: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction_ty
     if prediction_type == "sample":
         return (noisy - a * raw) / s, raw
     raise ValueError(f"prediction_type must be epsilon, v_prediction or sample, got {prediction_type!r}")
-
-
-def _weights(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """Arguments that read safetensors and nothing else; the fp16 files where only those are there."""
-    arguments: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "dtype": dtype}
-    names = [path.name for path in folder.glob("*.safetensors*")]
-    if names and all(".fp16." in name for name in names):
-        arguments["variant"] = "fp16"
-    return arguments

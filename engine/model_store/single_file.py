@@ -53,10 +53,10 @@ def _family(file: Path) -> tuple[int, int]:
     shapes: dict[str, Any] = {name: entry.get("shape") for name, entry in read_header(file).items()}
     if any("lora_" in name or ".lora" in name for name in shapes):
         text = f"{file.name} is a LoRA: a change to a model, not a model."
-        raise UserError(text, "Choose the model itself; a program that merges LoRAs can put the two together.", "model")
+        raise UserError(text, "Put it on top of the model that it was made for: --lora FILE.", "model")
     if any(name.startswith("conditioner.embedders.") for name in shapes):
         raise UserError(
-            f"{file.name} is of the SDXL family, which this version cannot use.", "Choose a Stable Diffusion 1.x or 2.x file.", "model"
+            f"{file.name} is of the SDXL family, whose single files are not read.", "Add its folder in diffusers' layout instead.", "model"
         )
     missing = [
         part for part, prefix in (("U-Net", UNET), ("VAE", VAE), ("text encoder", TEXT)) if not any(n.startswith(prefix) for n in shapes)

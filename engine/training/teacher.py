@@ -11,6 +11,7 @@ from torch import Tensor
 from engine.guidance.denoiser import Denoiser
 from engine.guidance.distillation import Guidance
 from engine.guidance.guidances import GUIDANCES
+from engine.guidance.inspection import inspect
 from engine.guidance.timesteps import draw
 from engine.scene.cameras import Cameras, camera_angles
 from engine.scene.view_prompts import ViewPrompts
@@ -29,6 +30,7 @@ class DiffusionTeacher:
     def loss(self, images: Tensor, cameras: Cameras, shading: str, step: int, n_steps: int, generator: torch.Generator) -> Tensor:
         """Scalar, averaged over the batch; see `engine.training.trainer.Teacher`."""
         cfg = self.config
+        self.denoiser.at(step / n_steps)
         timesteps = draw(
             step,
             n_steps,
@@ -41,6 +43,17 @@ class DiffusionTeacher:
         prompt = self.prompts.embeds(*camera_angles(cameras), shading)
         guidance = make_guidance(cfg, step, n_steps)
         return guidance.loss(self.denoiser, images, prompt, timesteps.to(images.device), generator).loss
+
+    def inspect(self, images: Tensor, cameras: Cameras, step: int, n_steps: int, generator: torch.Generator) -> Tensor:
+        """What the model makes of renders [B, H, W, 3] now, as one picture; see `engine.guidance.inspection`. At the middle of the
+        step's noise levels, with the strength of the step's guidance."""
+        cfg = self.config
+        middle = (scheduled(cfg.t_low, step, n_steps) + scheduled(cfg.t_high, step, n_steps)) / 2
+        n_levels = self.denoiser.num_train_timesteps
+        timesteps = torch.full((len(cameras),), min(int(middle * n_levels), n_levels - 1), device=images.device)
+        prompt = self.prompts.embeds(*camera_angles(cameras), "albedo")
+        scale = getattr(make_guidance(cfg, step, n_steps), "guidance_scale", 1.0)
+        return inspect(self.denoiser, images, prompt, timesteps, guidance_scale=scale, generator=generator)
 
 
 def make_guidance(config: GuidanceConfig, step: int, n_steps: int) -> Guidance:

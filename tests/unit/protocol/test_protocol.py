@@ -33,6 +33,7 @@ EXAMPLES = [
     Progress(job="a", phase="train", step=3, of=300, seconds_per_step=0.25, eta_s=71.5, text="x"),
     protocol.Preview(job="a", path="/tmp/x y.png", view="camera", step=3),
     protocol.Proxy(job="a", path="/tmp/x y.npz", step=3),
+    protocol.Plan(job="a", text="300 steps."),
     protocol.Warn(job="a", text="line one\nline two"),
     protocol.Result(job="a", folder="C:\\jobs\\a\\result"),
     protocol.Failed(job="a", code="prompt", text="The prompt is empty.", fix="Say what to make."),
