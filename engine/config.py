@@ -89,6 +89,15 @@ class JobConfig:
                     "Leave --guidance.t-low out to take the preset's value.",
                     "option",
                 )
+            light = self.light
+            total = sum(scheduled(part, step, n_steps) for part in (light.textureless_ratio, light.lambertian_ratio, light.normal_ratio))
+            if total > 1 + 1e-9:
+                raise UserError(
+                    f"At step {step} light.textureless-ratio, light.lambertian-ratio and light.normal-ratio add up to {total:g}, "
+                    "but must not exceed 1.",
+                    "Lower one of them; what is left of the steps shows bare colour.",
+                    "option",
+                )
 
 
 # What a preset changes against the defaults, as a user would type it. "draft" IS the defaults.

@@ -231,7 +231,16 @@ def _load(run: _Run, config: JobConfig) -> tuple[Trainer, torch.device]:
     run.progress("load", 2, 3, text="Reading the prompt")
     words = {view: "" for view in VIEWS} if config.guidance.view_prompts == "off" else model.view_words
     mode: Any = "named" if config.guidance.view_prompts == "named" else "interpolated"
-    prompts = ViewPrompts(request.prompt, request.negative, denoiser.embed, view_words=words, shading_words=model.shading_words, mode=mode)
+    prompts = ViewPrompts(
+        request.prompt,
+        request.negative,
+        denoiser.embed,
+        view_words=words,
+        shading_words=model.shading_words,
+        mode=mode,
+        front_deg=config.camera.front_deg,
+        overhead_deg=config.camera.overhead_deg,
+    )
     denoiser.drop_text_encoder()
     known_view = KnownView.load(run.folder.reference, config.reference, device) if request.reference_image else None
     trainer = Trainer(config, request.seed, device, DiffusionTeacher(denoiser, prompts, config.guidance), known_view)

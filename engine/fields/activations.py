@@ -47,5 +47,24 @@ def exp_blob(positions: Tensor, density: float, radius: float) -> Tensor:
     return torch.log(gaussian + MIST)
 
 
+def softplus_gaussian(positions: Tensor, density: float, radius: float) -> Tensor:
+    """The number [M] whose softplus is density * exp(-2 |x|^2 / radius^2) + floor: the cloud of `exp_blob` under softplus."""
+    wanted = density * torch.exp(-2.0 * positions.square().sum(-1) / radius**2) + MIST
+    return wanted + torch.log(-torch.expm1(-wanted))
+
+
+def exp_sphere(positions: Tensor, density: float, radius: float) -> Tensor:
+    """The number [M] whose exp is softplus(density * (1 - |x| / radius)) + floor: the ball of `softplus_blob` under exp."""
+    return torch.log(F.softplus(softplus_blob(positions, density, radius)) + MIST)
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"softplus": F.softplus, "exp": trunc_exp}
-BLOBS: dict[str, Callable[[Tensor, float, float], Tensor]] = {"softplus": softplus_blob, "exp": exp_blob}
+# By activation and shape. Both shapes stand for the same densities under either activation.
+BLOBS: dict[tuple[str, str], Callable[[Tensor, float, float], Tensor]] = {
+    ("softplus", "sphere"): softplus_blob,
+    ("softplus", "gaussian"): softplus_gaussian,
+    ("exp", "gaussian"): exp_blob,
+    ("exp", "sphere"): exp_sphere,
+}
+# The shape that each activation's own paper starts with, and the kernels know.
+OWN_BLOB = {"softplus": "sphere", "exp": "gaussian"}

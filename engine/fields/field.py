@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cuda_ext import ops
-from engine.fields.activations import ACTIVATIONS, BLOBS, MIST
+from engine.fields.activations import ACTIVATIONS, BLOBS, MIST, OWN_BLOB
 from engine.fields.dense_grid import DenseGrid, as_table, read_table
 from engine.fields.encodings import ENCODINGS
 from engine.fields.field_config import FieldConfig
-from engine.fields.mlp import DirectionNetwork, make_linear
+from engine.fields.frequency import FrequencyEncoding
+from engine.fields.mlp import DirectionNetwork, make_linear, make_network
 from engine.fields.trilinear import central_differences
 
 # The corners of a tetrahedron: four looks instead of six give the gradient up to second order (iq, "normals for an SDF").
@@ -26,6 +27,8 @@ _TETRAHEDRON = ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1
 _FINITE_DIFFERENCE = 0.01
 # Steps of a grid's entries may be larger than those of a network's weights (stable-dreamfusion, threestudio).
 _ENCODING_RATE = 10.0
+# What stands there at the start shall be the blob in gray, not the network's own random lumps.
+_QUIET = 0.01
 
 T = TypeVar("T")
 
@@ -48,13 +51,16 @@ class RadianceField(nn.Module):
         super().__init__()
         self.config = config
         self.encoding = ENCODINGS[config.encoding](config, generator)
-        self.decoder: nn.Module = nn.Identity()
+        self.decoder: nn.Sequential | nn.Linear | nn.Identity = nn.Identity()
         if config.hidden_width > 0:
-            hidden = make_linear(self.encoding.n_features, config.hidden_width, generator)
-            self.decoder = nn.Sequential(hidden, nn.ReLU(inplace=True), make_linear(config.hidden_width, 4, generator))
+            self.decoder = make_network(self.encoding.n_features, config.hidden_width, config.hidden_layers, 4, generator)
+            if isinstance(self.encoding, FrequencyEncoding):  # a grid starts near zero by itself, waves do not
+                self.decoder[-1].weight.data.mul_(_QUIET)
         elif not isinstance(self.encoding, DenseGrid):
             self.decoder = make_linear(self.encoding.n_features, 4, generator)
         self.background_network = DirectionNetwork(generator)
+        self._blob_shape = OWN_BLOB[config.activation] if config.blob == "auto" else config.blob
+        self._blob = BLOBS[config.activation, self._blob_shape]
         self._frozen: dict[str, Any] | None = None
 
     @property
@@ -135,7 +141,7 @@ class RadianceField(nn.Module):
             # The noise of a score moves every point of a fine grid on its own: slower fine levels average it instead of growing fur.
             for i, level in enumerate(self.encoding.levels):
                 groups.append({"params": [level], "lr_scale": _ENCODING_RATE * self.config.level_rate**i, "name": f"level {i}"})
-        else:
+        elif list(self.encoding.parameters()):
             groups.append({"params": list(self.encoding.parameters()), "lr_scale": _ENCODING_RATE, "name": "encoding"})
         if not self.is_direct:
             groups.append({"params": list(self.decoder.parameters()), "lr_scale": 1.0, "name": "decoder"})
@@ -144,7 +150,8 @@ class RadianceField(nn.Module):
 
     def _has_kernel(self, positions: Tensor) -> bool:
         """Whether density, color and normals come from one kernel, which has no gradient in the positions."""
-        return self.is_direct and not positions.requires_grad and ops.serves(positions)
+        own_blob = self._blob_shape == OWN_BLOB[self.config.activation]  # the kernels know no other
+        return self.is_direct and own_blob and not positions.requires_grad and ops.serves(positions)
 
     def _from_kernel(self, positions: Tensor, *, with_normals: bool) -> FieldSamples:
         table, n_points = self._once(f"table {with_normals}", lambda: self._table(with_normals))
@@ -162,7 +169,7 @@ class RadianceField(nn.Module):
 
     def _logit(self, raw_density: Tensor, positions: Tensor) -> Tensor:
         config = self.config
-        return config.density_scale * raw_density + BLOBS[config.activation](positions, config.blob_density, config.blob_radius)
+        return config.density_scale * raw_density + self._blob(positions, config.blob_density, config.blob_radius)
 
     def _density_of(self, raw_density: Tensor, positions: Tensor) -> Tensor:
         inside = (positions.detach().abs() <= 1.0).all(dim=-1)
@@ -191,7 +198,7 @@ class RadianceField(nn.Module):
     def _blob_gradient(self, positions: Tensor) -> Tensor:
         with torch.enable_grad():
             at = positions.detach().requires_grad_()
-            blob = BLOBS[self.config.activation](at, self.config.blob_density, self.config.blob_radius)
+            blob = self._blob(at, self.config.blob_density, self.config.blob_radius)
             return torch.autograd.grad(blob.sum(), at)[0]
 
     def _finite_difference(self, positions: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ from engine.errors import UserError, check_range
 class FieldConfig:
     """How space is stored: a grid of features, a small network that reads them, and what stands there at the start."""
 
-    encoding: Literal["dense", "hash"] = "dense"
-    """How features are stored: dense grids, added up (fastest on a CPU), or hash tables (finer detail, needs a network)."""
+    encoding: Literal["dense", "hash", "frequency", "tcnn"] = "dense"
+    """How features are stored: dense grids, added up (fastest on a CPU), hash tables (finer detail), the waves of the first NeRFs
+    (smooth, tiny, needs a network), or tinycudann's hash tables (NVIDIA, where that package is installed)."""
     n_levels: int = 4
-    """Number of grids, from coarse to fine. 1..16."""
+    """Number of grids or of frequency bands, from coarse to fine. 1..16."""
     base_resolution: int = 8
     """Cells per axis of the coarsest grid. 2..256."""
     finest_resolution: int = 64
@@ -28,10 +29,14 @@ class FieldConfig:
     """A hash table has at most two to the power of this many entries per level. 8..24."""
     hidden_width: int = 0
     """Width of the hidden layer of the network that reads the features; 0 is no hidden layer. 0..256."""
+    hidden_layers: int = 1
+    """How many such layers, if there are any. 1..8."""
     activation: Literal["softplus", "exp"] = "softplus"
     """How the stored number becomes a density. softplus grows evenly, exp hardens quickly."""
     density_scale: float = 10.0
     """Multiplies the stored number before the activation, so that the optimizer's small steps can build a hard surface. 0.01..1000."""
+    blob: Literal["auto", "gaussian", "sphere"] = "auto"
+    """Shape of what stands there at the start: a cloud, a ball with a soft edge, or the one that suits the activation."""
     blob_density: float = 6.0
     """Density at the center of the blob that stands there at the start; 0 starts with nothing but mist. 0..1000."""
     blob_radius: float = 0.45
@@ -47,6 +52,7 @@ class FieldConfig:
         check_range("field.level-rate", self.level_rate, 0.05, 1)
         check_range("field.log2-table-size", self.log2_table_size, 8, 24)
         check_range("field.hidden-width", self.hidden_width, 0, 256)
+        check_range("field.hidden-layers", self.hidden_layers, 1, 8)
         check_range("field.density-scale", self.density_scale, 0.01, 1000)
         check_range("field.blob-density", self.blob_density, 0, 1000)
         check_range("field.blob-radius", self.blob_radius, 0.01, 1)
@@ -54,5 +60,17 @@ class FieldConfig:
             raise UserError(
                 f"field.features is {self.features}, but a dense grid that no network reads holds exactly 4 numbers.",
                 "Use --field.features 4, or give it a network with --field.hidden-width 32.",
+                "option",
+            )
+        if self.encoding == "frequency" and self.hidden_width == 0:
+            raise UserError(
+                "field.encoding is frequency, whose waves need a network that reads them, but field.hidden-width is 0.",
+                "Use --field.hidden-width 64.",
+                "option",
+            )
+        if self.hidden_layers > 1 and self.hidden_width == 0:
+            raise UserError(
+                f"field.hidden-layers is {self.hidden_layers}, but field.hidden-width is 0, so there is no layer at all.",
+                "Give the layers a width with --field.hidden-width 32, or leave --field.hidden-layers out.",
                 "option",
             )

@@ -20,6 +20,14 @@ def make_linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
     return layer
 
 
+def make_network(n_in: int, width: int, depth: int, n_out: int, generator: torch.Generator) -> nn.Sequential:
+    """`depth` hidden layers of `width` with ReLU between an input [M, n_in] and an output [M, n_out] of any sign."""
+    layers: list[nn.Module] = []
+    for n in (n_in, *[width] * (depth - 1)):
+        layers += [make_linear(n, width, generator), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, make_linear(width, n_out, generator))
+
+
 class DirectionNetwork(nn.Module):
     """Unit directions [R, 3] to colors [R, 3] in (0, 1): frequency bands, one hidden layer. DreamFusion's background."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.errors import UserError, check_interval, check_range
+from engine.errors import check_interval, check_range
 from engine.schedule import Scheduled, check_scheduled
 
 
@@ -34,6 +34,11 @@ class CameraConfig:
     progressive: Scheduled = 1.0
     """Part of the angle ranges in use, growing from the front at 15 degrees elevation. 0..1, may be scheduled."""
 
+    front_deg: float = 90.0
+    """Full width of what is called the front, and of the back, where a camera gets its nearest view's words alone. 10..170."""
+    overhead_deg: float = 60.0
+    """Elevation above which that is called overhead, and below whose negative it is called bottom. 0..90."""
+
     def __post_init__(self) -> None:
         check_interval("camera.azimuth-deg", self.azimuth_deg, -180, 180)
         check_interval("camera.elevation-deg", self.elevation_deg, -90, 90)
@@ -43,6 +48,8 @@ class CameraConfig:
         check_range("camera.position-jitter", self.position_jitter, 0, 1)
         check_range("camera.target-jitter", self.target_jitter, 0, 1)
         check_range("camera.roll-deg", self.roll_deg, 0, 45)
+        check_range("camera.front-deg", self.front_deg, 10, 170)
+        check_range("camera.overhead-deg", self.overhead_deg, 0, 90)
         check_scheduled("camera.progressive", self.progressive, 0, 1)
 
 
@@ -54,6 +61,8 @@ class LightConfig:
     """Part of the steps that show shape alone, white under light. 0..1, may be scheduled."""
     lambertian_ratio: Scheduled = 0.35
     """Part of the steps that show colour under light; the rest shows bare colour. 0..1, may be scheduled."""
+    normal_ratio: Scheduled = 0.0
+    """Part of the steps that show the direction of the surface as colour, for a shape before its colours. 0..1, may be scheduled."""
     ambient_ratio: tuple[float, float] = (0.35, 0.7)
     """Least and most ambient light of a lit step: 0 is light only, 1 is none. 0..1."""
     spread: float = 0.5
@@ -66,15 +75,8 @@ class LightConfig:
     def __post_init__(self) -> None:
         check_scheduled("light.textureless-ratio", self.textureless_ratio, 0, 1)
         check_scheduled("light.lambertian-ratio", self.lambertian_ratio, 0, 1)
+        check_scheduled("light.normal-ratio", self.normal_ratio, 0, 1)
         check_interval("light.ambient-ratio", self.ambient_ratio, 0, 1)
         check_range("light.spread", self.spread, 0, 10)
         check_range("light.lift", self.lift, -10, 10)
         check_range("light.clay", self.clay, 0.1, 1)
-        if isinstance(self.textureless_ratio, float) and isinstance(self.lambertian_ratio, float):
-            total = self.textureless_ratio + self.lambertian_ratio
-            if total > 1:
-                raise UserError(
-                    f"light.textureless-ratio and light.lambertian-ratio add up to {total:g}, but must not exceed 1.",
-                    f"Use --light.lambertian-ratio {1 - self.textureless_ratio:g}.",
-                    "option",
-                )

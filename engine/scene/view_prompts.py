@@ -20,8 +20,9 @@ from engine.scene.view_weights import VIEWS, view_weights
 
 ViewMode = Literal["interpolated", "named"]
 
-# Above this elevation DreamFusion says "overhead view" whatever the azimuth (2209.14988, section 3.2).
-OVERHEAD_ELEVATION_DEG = 60.0
+# DreamFusion says "overhead view" above 60 degrees whatever the azimuth (2209.14988, section 3.2).
+OVERHEAD_DEG = 60.0
+FRONT_DEG = 90.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class ViewPrompts:
         shading_words: shading name ("albedo", "lambertian", "textureless") to the words for it; names that are missing get none.
         mode: "interpolated" blends the embeddings with `view_weights`, "named" takes the nearest view's alone.
             With view_words that are all "" the prompt says nothing about the view.
+        front_deg: "named" only: full width of the front and of the back in azimuth, 0..180; the sides get the rest.
+        overhead_deg: "named" only: elevation above which the view is overhead, and below whose negative it is the bottom.
     Raises:
         ValueError: if a view has no words or the mode is unknown.
     """
@@ -73,6 +76,8 @@ class ViewPrompts:
         view_words: Mapping[str, str],
         shading_words: Mapping[str, str],
         mode: ViewMode = "interpolated",
+        front_deg: float = FRONT_DEG,
+        overhead_deg: float = OVERHEAD_DEG,
     ) -> None:
         missing = [view for view in VIEWS if view not in view_words]
         if missing:
@@ -80,6 +85,7 @@ class ViewPrompts:
         if mode not in ("interpolated", "named"):
             raise ValueError(f"mode must be interpolated or named, got {mode!r}")
         self.mode = mode
+        self.front_deg, self.overhead_deg = front_deg, overhead_deg
         shadings = {"": "", **shading_words}
         self.texts: dict[str, list[str]] = {
             shading: [compose_prompt(prompt, words, view_words[view]) for view in VIEWS] for shading, words in shadings.items()
@@ -98,9 +104,12 @@ class ViewPrompts:
         """[B, V] float32: how much of each view's embedding a camera gets, rows sum to 1."""
         if self.mode == "interpolated":
             return view_weights(azimuth_deg, elevation_deg)
-        sides = view_weights(azimuth_deg, torch.zeros_like(azimuth_deg))[:, :4].argmax(dim=1)  # [B]
-        nearest = torch.where(elevation_deg > OVERHEAD_ELEVATION_DEG, VIEWS.index("overhead"), sides)
-        nearest = torch.where(elevation_deg < -OVERHEAD_ELEVATION_DEG, VIEWS.index("bottom"), nearest)
+        turned = torch.remainder(azimuth_deg + 180.0, 360.0) - 180.0  # -180..180
+        nearest = torch.where(turned > 0, VIEWS.index("left side"), VIEWS.index("right side"))  # [B]
+        nearest = torch.where(turned.abs() <= self.front_deg / 2, VIEWS.index("front"), nearest)
+        nearest = torch.where(turned.abs() >= 180.0 - self.front_deg / 2, VIEWS.index("back"), nearest)
+        nearest = torch.where(elevation_deg > self.overhead_deg, VIEWS.index("overhead"), nearest)
+        nearest = torch.where(elevation_deg < -self.overhead_deg, VIEWS.index("bottom"), nearest)
         return torch.nn.functional.one_hot(nearest, len(VIEWS)).to(dtype=torch.float32)
 
     def embeds(self, azimuth_deg: Tensor, elevation_deg: Tensor, shading: str = "") -> PromptEmbeds:

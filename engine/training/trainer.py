@@ -168,11 +168,15 @@ class Trainer:
             return "textureless", low + (high - low) * ambient
         if draw < textureless + self.at(cfg.lambertian_ratio):
             return "lambertian", low + (high - low) * ambient
+        if draw < textureless + self.at(cfg.lambertian_ratio) + self.at(cfg.normal_ratio):
+            return "normal", 1.0
         return "albedo", 1.0
 
     def _background(self, cameras: Cameras, size: int) -> Tensor:
         """[B, H, W, 3], or [B, 3] for one colour a view."""
         cfg, n = self.config.render, len(cameras)
+        if cfg.background == "solid":
+            return torch.tensor(cfg.solid_rgb, device=self.device).expand(n, 3)
         color = torch.rand(n, 1 if cfg.gray_background else 3, generator=self.generator).expand(n, 3).to(self.device)
         use_learned = torch.rand(n, generator=self.generator) < {"random": 0.0, "learned": 1.0, "mixed": 0.5}[cfg.background]
         if not bool(use_learned.any()):

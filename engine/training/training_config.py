@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,12 +22,32 @@ class RenderConfig:
     """Cells per axis of the grid that remembers empty space. 16..256."""
     occupancy_every: int = 8
     """Steps between two looks at which space is empty. 1..1000."""
-    background: Literal["random", "learned", "mixed"] = "random"
-    """What stands behind the object: one random colour per view, a learned surrounding, or half of the views each."""
+    background: Literal["random", "learned", "mixed", "solid"] = "random"
+    """What stands behind the object: one random colour per view, a learned surrounding, half of the views each, or always the same."""
+    background_color: str = "#ffffff"
+    """The colour that is always the same, as #rrggbb in hexadecimal."""
     gray_background: bool = False
     """Draw gray backgrounds only, so that no colour can hide in them."""
 
+    @property
+    def solid_rgb(self) -> tuple[float, float, float]:
+        """The colour of a solid background, 0..1."""
+        red, green, blue = bytes.fromhex(self.background_color[1:])
+        return red / 255, green / 255, blue / 255
+
     def __post_init__(self) -> None:
+        if not re.fullmatch("#[0-9a-fA-F]{6}", self.background_color):
+            raise UserError(
+                f"render.background-color is {self.background_color!r}, but must be # and six hexadecimal digits.",
+                "Use for white --render.background-color #ffffff.",
+                "option",
+            )
+        if self.background == "solid" and self.gray_background:
+            raise UserError(
+                "render.gray-background draws grays at random, but render.background is solid and draws nothing.",
+                "Leave --render.gray-background out.",
+                "option",
+            )
         check_scheduled("render.size-px", self.size_px, 16, 512)
         check_range("render.n-samples", self.n_samples, 8, 1024)
         check_range("render.occupancy-resolution", self.occupancy_resolution, 16, 256)

@@ -64,6 +64,9 @@ def test_configs_are_frozen():
         ("camera.fov_y_deg", "0,40", "must be two numbers in 1..120"),
         ("render.gray_background", "maybe", "must be true or false"),
         ("light.textureless_ratio", "0.9", "add up to 1.25, but must not exceed 1"),
+        ("light.normal_ratio", "0,0.2,1,0.6", "At step .* light.normal-ratio add up to 1.0.*, but must not exceed 1"),
+        ("render.background_color", "white", "render.background-color is 'white', but must be # and six hexadecimal digits"),
+        ("field.encoding", "frequency", "waves need a network that reads them"),
         ("output.formats", "glb,fbx", "holds 'fbx', but knows glb, obj and ply"),
         ("output.turntable_frames", "-3", "output.turntable-frames is -3"),
         ("training.batch_sise", "3", "There is no setting 'training.batch_sise'. Did you mean --training.batch-size"),
@@ -79,6 +82,11 @@ def test_a_wrong_setting_is_one_sentence_with_the_fix(key, text, error):
 def test_settings_that_a_method_does_not_use_are_refused():
     with pytest.raises(UserError, match="have no effect with guidance.method sds"):
         make_config("draft", {"guidance.method": "sds", "guidance.n_ddim_steps": "4"})
+
+
+def test_a_solid_background_draws_no_grays():
+    with pytest.raises(UserError, match="render.background is solid and draws nothing. Leave --render.gray-background out"):
+        make_config("draft", {"render.background": "solid", "render.gray_background": "true"})
 
 
 def test_an_unknown_preset_names_the_known_ones():

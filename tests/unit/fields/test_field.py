@@ -20,6 +20,11 @@ CONFIGS = {
     "dense network": FieldConfig(finest_resolution=32, n_levels=3, features=3, hidden_width=16),
     "hash network": FieldConfig(encoding="hash", n_levels=4, features=2, log2_table_size=12, hidden_width=16),
     "hash linear": FieldConfig(encoding="hash", n_levels=4, features=2, log2_table_size=12),
+    "dense gaussian": FieldConfig(finest_resolution=32, n_levels=3, blob="gaussian"),
+    "dense exp sphere": FieldConfig(finest_resolution=32, n_levels=3, activation="exp", blob="sphere"),
+    "hash deep network": FieldConfig(encoding="hash", n_levels=4, features=2, log2_table_size=12, hidden_width=16, hidden_layers=3),
+    "frequency": FieldConfig(encoding="frequency", n_levels=6, hidden_width=32, hidden_layers=3),
+    "frequency by differences": FieldConfig(encoding="frequency", n_levels=3, hidden_width=16, normals="finite_difference"),
     "dense by differences": FieldConfig(finest_resolution=32, n_levels=3, normals="finite_difference"),
 }
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -89,14 +94,14 @@ def test_normals_of_a_stored_sphere_are_outward() -> None:
 def test_normals_carry_a_gradient_to_the_parameters(config: FieldConfig) -> None:
     field = make_field(config, generator()).double()
     positions = points(6, 0.5).double()
-    for parameter in field.encoding.parameters():
+    for parameter in (*field.encoding.parameters(), *field.decoder.parameters()):
         parameter.data.add_(torch.randn(parameter.shape, generator=generator(2), dtype=torch.float64) * 0.05)
     cotangent = torch.linspace(-1, 1, 18, dtype=torch.float64).reshape(6, 3)
 
     def value() -> torch.Tensor:
         return (field.evaluate(positions, with_normals=True).normals * cotangent).sum()
 
-    parameter = next(iter(field.encoding.parameters()))
+    parameter = next(iter((*field.encoding.parameters(), *field.decoder.parameters())))
     (d_parameter,) = torch.autograd.grad(value(), parameter)
     direction = torch.randn(parameter.shape, generator=generator(3), dtype=torch.float64)
     h = 1e-6
@@ -157,7 +162,7 @@ def test_parameter_groups_hold_every_parameter_once(config: FieldConfig) -> None
     groups = field.parameter_groups(0.01)
     ids = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(ids) == sorted(id(parameter) for parameter in field.parameters())
-    assert groups[0]["lr"] == pytest.approx(0.1)
+    assert groups[0]["lr"] == pytest.approx(0.1 if list(field.encoding.parameters()) else 0.01)
     torch.optim.Adam(groups)
 
 
@@ -207,6 +212,8 @@ def test_frozen_adds_the_levels_up_once_also_inside_a_frozen_block_without_gradi
         ({"finest_resolution": 4}, "field.finest-resolution is 4, but must lie in 8..256"),
         ({"finest_resolution": 512}, "field.finest-resolution is 512, but must lie in 8..256"),
         ({"features": 2}, "field.features is 2, but a dense grid that no network reads holds exactly 4 numbers"),
+        ({"encoding": "frequency"}, "field.encoding is frequency, whose waves need a network"),
+        ({"hidden_layers": 3}, "field.hidden-layers is 3, but field.hidden-width is 0"),
         ({"blob_radius": 0.0}, "field.blob-radius is 0, but must lie in 0.01..1"),
     ],
 )

@@ -81,6 +81,27 @@ def test_named_mode_takes_the_nearest_view(azimuth: float, elevation: float, vie
     assert embedder.weights(got.text) == [{f"a red mug, {view} view": 1.0}]
 
 
+@pytest.mark.parametrize(
+    ("front_deg", "overhead_deg", "azimuth", "elevation", "view"),
+    [
+        (60, 60, 29, 0, "front"),
+        (60, 60, 31, 0, "left side"),
+        (60, 60, -149, 0, "right side"),
+        (60, 60, -151, 0, "back"),
+        (160, 60, 361 + 78, 0, "front"),
+        (90, 30, 0, 31, "overhead"),
+        (90, 90, 0, 89, "front"),
+        (90, 30, 0, -31, "bottom"),
+    ],
+)
+def test_where_the_front_ends_and_overhead_begins_can_be_set(front_deg, overhead_deg, azimuth, elevation, view) -> None:
+    embedder = Embedder()
+    words = {"front_deg": front_deg, "overhead_deg": overhead_deg}
+    prompts = ViewPrompts("a red mug", "", embedder, view_words=TOYBOX_VIEWS, shading_words={}, mode="named", **words)
+    got = prompts.embeds(torch.tensor([float(azimuth)]), torch.tensor([float(elevation)]))
+    assert embedder.weights(got.text) == [{f"a red mug, {view} view": 1.0}]
+
+
 def test_without_view_words_nothing_is_said_about_the_view() -> None:
     embedder = Embedder()
     prompts = ViewPrompts("a red mug", "", embedder, view_words=dict.fromkeys(VIEWS, ""), shading_words=TOYBOX_SHADINGS)

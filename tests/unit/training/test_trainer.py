@@ -162,7 +162,7 @@ def test_every_loss_weight_has_an_effect(name):
     assert float(plain.loss) == 0 and float(weighted.loss) > 0
 
 
-@pytest.mark.parametrize("background", ["random", "learned", "mixed"])
+@pytest.mark.parametrize("background", ["random", "learned", "mixed", "solid"])
 def test_every_background_trains(background):
     assert float(trainer_of(render__background=background).train_step().loss) > 0
 
@@ -195,6 +195,32 @@ def test_clay_darkens_the_textureless_surface_and_not_what_is_behind_it():
     white, clay = seen(1.0), seen(0.5)
     assert torch.allclose(white[:, 0, 0], clay[:, 0, 0], atol=1e-5)
     assert (white[:, 8, 8].amax(-1) > clay[:, 8, 8].amax(-1) + 0.1).all()
+
+
+class LooksAt(BallTeacher):
+    """Keeps what it was shown."""
+
+    def loss(self, images, cameras, shading, *rest):
+        self.images, self.shading = images.detach(), shading
+        return super().loss(images, cameras, shading, *rest)
+
+
+def test_a_solid_background_is_the_colour_that_was_asked_for():
+    teacher = LooksAt()
+    trainer_of(teacher, render__background="solid", render__background_color="#336600", camera__radius="4,4").train_step()
+    torch.testing.assert_close(teacher.images[:, 0, 0], torch.tensor([[0.2, 0.4, 0.0]] * 2), atol=0.03, rtol=0)
+
+
+def test_normal_steps_show_the_direction_of_the_surface():
+    teacher = LooksAt()
+    settings = {"light__normal_ratio": 1, "light__textureless_ratio": 0, "light__lambertian_ratio": 0}
+    front = {"camera__azimuth_deg": "0,0", "camera__elevation_deg": "0,0"}
+    trainer = trainer_of(teacher, render__size_px=32, field__blob_density=30, **settings, **front)
+    report = trainer.train_step()
+    assert teacher.shading == "normal" and float(report.loss) > 0
+    middle = teacher.images[:, 15:17, 15:17].mean(dim=(0, 1, 2))  # a ball from the front, -Y: the normal is (0, -1, 0)
+    assert middle.tolist() == pytest.approx([0.5, 0.0, 0.5], abs=0.08)
+    assert (teacher.images[:, 16, 19, 0] > 0.6).all() and (teacher.images[:, 16, 12, 0] < 0.4).all()
 
 
 class DarkTeacher:
