@@ -51,6 +51,21 @@ def test_operator_is_its_twin(name: str, dtype: torch.dtype, emulated: CudaKerne
     assert driver.library.contexts_pushed() == 0
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_threads_share_memory_only_through_atomic_adds(name: str, emulated: CudaKernels, driver: Driver) -> None:
+    """Without atomic adds a launch that runs twice must leave what one run leaves: a plain += to shared memory would leave twice as much.
+    (Two threads that lose each other's sum meet too seldom on a CPU to wait for it.)"""
+    results = []
+    try:
+        for times in (1, 2):
+            driver.library.set_mode(0, times)
+            results.append(CASES[name](CPU, torch.float32, kernel=True))
+    finally:
+        driver.library.set_mode(1, 1)
+    for once, twice in zip(*results, strict=True):
+        torch.testing.assert_close(twice, once, rtol=0, atol=0)
+
+
 def picture_rays() -> tuple[Tensor, Tensor]:
     cameras = orbit_cameras(*(torch.tensor(value) for value in ([20.0, 170.0], [10.0, -60.0], [2.9, 3.0], [40.0, 45.0])))
     return camera_rays(cameras, 24, 24)
