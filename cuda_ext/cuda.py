@@ -15,7 +15,7 @@ from cuda_ext.cpu import SWITCH, Argument
 from cuda_ext.cuda_cache import cache_folder, compiled
 from cuda_ext.cuda_compiler import find_compiler
 from cuda_ext.cuda_driver import Number, Program, open_driver
-from cuda_ext.cuda_source import REALS, source_of
+from cuda_ext.cuda_source import source_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +27,10 @@ class CudaKernels:
     """The kernels of one GPU, with the two methods of CpuKernels, so that an operator is written once for both.
 
     Args:
-        load: the program for a type of numbers, asked at each launch. stream: handle of the stream to launch on, likewise.
+        load: the program for numbers of "f32" or "f64", asked at each launch. stream: handle of the stream to launch on, likewise.
     """
 
-    def __init__(self, load: Callable[[torch.dtype], Program], stream: Callable[[], int]) -> None:
+    def __init__(self, load: Callable[[str], Program], stream: Callable[[], int]) -> None:
         self._load, self._stream = load, stream
 
     def parts(self, n: int, grain: int, most: int = 64) -> list[tuple[int, int]]:
@@ -46,14 +46,14 @@ class CudaKernels:
             arguments: what part k is called with; contiguous tensors of this GPU that live until this returns. Torch gives their
                 memory to nobody else before the kernel is done, since that would be queued on the same stream behind it.
         """
-        real = ctypes.c_float if dtype == torch.float32 else ctypes.c_double
-        program = self._load(dtype)
+        real, suffix = (ctypes.c_float, "f32") if dtype == torch.float32 else (ctypes.c_double, "f64")
+        program = self._load(suffix)
         for k, (begin, end) in enumerate(parts):
             if begin == end:
                 continue  # the driver takes no launch of nothing
             values = (*(_as_c(value, real) for value in arguments(k)), ctypes.c_longlong(begin), ctypes.c_longlong(end))
             blocks = -(-(end - begin) // BLOCK_THREADS)
-            program.launch(f"{name}_{REALS[dtype][1]}", blocks, BLOCK_THREADS, self._stream(), values)
+            program.launch(f"{name}_{suffix}", blocks, BLOCK_THREADS, self._stream(), values)
 
 
 def _as_c(value: Argument, real: type[ctypes.c_float] | type[ctypes.c_double]) -> Number:
@@ -89,13 +89,13 @@ def _make(device: int) -> tuple[CudaKernels, str]:
     target, driver, hits = compiler.target(10 * major + minor), open_driver(), []
 
     @functools.cache
-    def load(dtype: torch.dtype) -> Program:
-        source = source_of(dtype)
+    def load(suffix: str) -> Program:
+        source = source_of(suffix)
         image, was_kept = compiled(compiler, source, target, cache_folder())
         hits.append(was_kept)
         return driver.load(device, image, source.kernels)
 
-    load(torch.float32)  # float64 only when it is asked for: no training does
+    load("f32")  # double precision only when it is asked for: no training does
     kernels = CudaKernels(load, lambda: torch.cuda.current_stream(device).cuda_stream)
     how = "from the cache" if hits[0] else "compiled now"
     return kernels, f"NVRTC {compiler.version[0]}.{compiler.version[1]} for {target}, {how}"

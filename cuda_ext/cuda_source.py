@@ -6,10 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 BODIES = Path(__file__).parent / "bodies"
-REALS = {torch.float32: ("float", "f32"), torch.float64: ("double", "f64")}
+# The suffix of a kernel's name, and the type of its numbers.
+REALS = {"f32": "float", "f64": "double"}
 # --fmad=false: march_count and march_write walk one lattice and must round alike, wherever the compiler would fuse. A body that
 # wants a fused multiply-add says so itself.
 FLAGS = ("--std=c++17", "--fmad=false")
@@ -29,10 +28,9 @@ def kernel_names() -> tuple[str, ...]:
     return tuple(name for _, text in _headers() for name in re.findall(r"^KERNEL NAME\((\w+)\)", text, re.MULTILINE))
 
 
-def source_of(dtype: torch.dtype) -> Source:
-    """The program of all kernels for float32 or float64; training needs only the first, so they are compiled apart."""
-    real, suffix = REALS[dtype]
-    text = f'#define REAL {real}\n#define NAME(x) x##_{suffix}\n#include "all.h"\n'
+def source_of(suffix: str) -> Source:
+    """The program of all kernels for "f32" or "f64"; training needs only the first, so they are compiled apart."""
+    text = f'#define REAL {REALS[suffix]}\n#define NAME(x) x##_{suffix}\n#include "all.h"\n'
     return Source(text, _headers(), tuple(f"{name}_{suffix}" for name in kernel_names()))
 
 

@@ -8,9 +8,8 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-
-import torch
 
 from cuda_ext.cuda import CudaKernels
 from cuda_ext.cuda_driver import Driver, Program
@@ -31,21 +30,26 @@ def find_host_compiler() -> list[str] | None:
     return [sys.executable, "-m", "ziglang", "c++"] if importlib.util.find_spec("ziglang") else None
 
 
-def build_emulator(compiler: list[str], folder: Path) -> ctypes.CDLL:
-    names = [name for dtype in REALS for name in source_of(dtype).kernels]
-    (folder / "entries.inc").write_text("".join(f'{{"{name}", entry({name})}},\n' for name in names))
-    out, source = folder / "emulator.so", Path(__file__).with_suffix(".cpp")
-    command = [*compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-ffp-contract=off", f"-I{BODIES}", f"-I{folder}"]
-    done = subprocess.run([*command, str(source), "-o", str(out)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return ctypes.CDLL(str(out))
+@functools.cache
+def emulated_driver() -> Driver:
+    """Built once for all tests of a run."""
+    compiler = find_host_compiler()
+    assert compiler is not None
+    names = [name for suffix in REALS for name in source_of(suffix).kernels]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "entries.inc").write_text("".join(f'{{"{name}", entry({name})}},\n' for name in names))
+        flags = ("-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-ffp-contract=off", f"-I{BODIES}", f"-I{folder}")
+        out, source = f"{folder}/emulator.so", str(Path(__file__).with_suffix(".cpp"))
+        done = subprocess.run([*compiler, *flags, source, "-o", out], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return Driver(ctypes.CDLL(out))
 
 
 def emulated_kernels(driver: Driver) -> CudaKernels:
     """The real launch code on an emulated driver; takes CPU tensors."""
 
     @functools.cache
-    def load(dtype: torch.dtype) -> Program:
-        return driver.load(0, IMAGE, source_of(dtype).kernels)
+    def load(suffix: str) -> Program:
+        return driver.load(0, IMAGE, source_of(suffix).kernels)
 
     return CudaKernels(load, lambda: STREAM)

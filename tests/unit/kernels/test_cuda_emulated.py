@@ -19,17 +19,17 @@ from engine.rendering.march import _march_twin, march, pack
 from engine.rendering.occupancy import OccupancyGrid
 from engine.scene.cameras import camera_rays, orbit_cameras
 from tests.unit.kernels.cases import CASES, generator_of
-from tests.unit.kernels.gpu_emulator import IMAGE, STREAM, build_emulator, emulated_kernels, find_host_compiler
+from tests.unit.kernels.gpu_emulator import IMAGE, STREAM, emulated_driver, emulated_kernels, find_host_compiler
 
-COMPILER = find_host_compiler()
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the emulated GPU: install g++, or pip install ziglang")
+pytestmark = pytest.mark.skipif(
+    find_host_compiler() is None, reason="no C++ compiler for the emulated GPU: install g++, or pip install ziglang"
+)
 
 
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Driver:
-    assert COMPILER is not None
-    return Driver(build_emulator(COMPILER, tmp_path_factory.mktemp("emulator")))
+@pytest.fixture
+def driver() -> Driver:
+    return emulated_driver()
 
 
 @pytest.fixture
@@ -183,5 +183,5 @@ def test_a_torch_without_nvidia_says_so(monkeypatch: pytest.MonkeyPatch, caplog:
 
 
 def test_source_names_every_kernel_of_the_bodies() -> None:
-    names = source_of(torch.float64).kernels
+    names = source_of("f64").kernels
     assert {"composite_forward_f64", "march_write_f64", "dense_field_backward_f64"} <= set(names) and len(set(names)) == len(names)
