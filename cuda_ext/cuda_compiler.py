@@ -89,15 +89,18 @@ def library_name(major: int) -> str:
 
 
 def places(major: int) -> Iterator[str]:
-    """Where NVRTC may be, best first: loaded by torch, in torch's own folder (Windows), in a wheel of NVIDIA's."""
+    """Where NVRTC may be, best first: in torch's own folder (Windows), in NVIDIA's wheel (Linux), where the system finds it (conda).
+
+    The system comes last: an old CUDA toolkit may lie there, which does not know the GPU that torch was installed for.
+    """
     name = library_name(major)
-    yield name
     if (torch := importlib.util.find_spec("torch")) and torch.origin:
         yield str(Path(torch.origin).parent / "lib" / name)
     nvidia = importlib.util.find_spec("nvidia")
     for root in nvidia.submodule_search_locations or () if nvidia else ():
         for folder in (f"cu{major}/lib", f"cu{major}/bin/x86_64", f"cu{major}/bin", "cuda_nvrtc/lib", "cuda_nvrtc/bin"):
             yield str(Path(root) / folder / name)
+    yield name
 
 
 @functools.cache

@@ -166,6 +166,20 @@ def test_operators_pass_opcheck(emulated: CudaKernels) -> None:
     torch.library.opcheck(torch.ops.dreamfusion.dense_field.default, (table, 3, positions, 0, 2.0, 4.0, 0.5, 1e-5))
 
 
+def test_doctor_names_every_kernel_on_every_device(emulated: CudaKernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine import doctor
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    answers = {"cpu": (emulated, "library for here"), "cuda:0": (emulated, "NVRTC 13.0"), "cuda:1": (None, "the GPU is too old")}
+    monkeypatch.setattr(ops, "find_backend", lambda device: answers[str(device)])
+    cpu, first, second = doctor._kernels()
+    assert [finding.name for finding in (cpu, first, second)] == ["kernels on CPU", "kernels on GPU 0", "kernels on GPU 1"]
+    assert cpu.text.endswith(": compiled, library for here") and first.text.endswith(": compiled, NVRTC 13.0")
+    assert second.state == "warning" and second.text.endswith(": plain torch, the GPU is too old") and second.fix
+    assert all(name in cpu.text for name in ("composite_backward", "march_write", "dense_field_forward"))
+
+
 def test_tensors_of_two_devices_are_refused() -> None:
     with pytest.raises(ValueError, match=r"on one device, got \['cpu', 'meta'\]"):
         ops._flat(torch.zeros(1), torch.zeros(1, device="meta"))

@@ -91,6 +91,12 @@ def test_all_kernels_compile_in_three_seconds_and_load_from_disk_in_fifty_ms(com
     assert time.process_time() - start < 0.05
 
 
+def test_torchs_own_compiler_is_tried_first_and_the_systems_last() -> None:
+    found = list(cuda_compiler.places(13))
+    assert Path(found[0]) == Path(torch.__file__).parent / "lib" / library_name(13)
+    assert found[-1] == library_name(13)
+
+
 def test_target_is_the_gpus_own_or_what_its_driver_can_finish() -> None:
     compiler = object.__new__(Compiler)
     compiler.version, compiler.architectures = (12, 6), (75, 80, 86, 89, 90)
