@@ -6,12 +6,14 @@ Shapes: R rays, M packed samples, C channels, G cells per axis, N points per axi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cuda_ext.cpu import Argument, CpuKernels, find_kernels
+from cuda_ext.cuda import CudaKernels, find_cuda_kernels
 
 # Less work than this is not worth waking a thread for.
 RAYS_GRAIN = 512
@@ -34,21 +36,41 @@ _library.define(f"dense_field_backward({_FIELD}, Tensor d_densities, Tensor d_al
 
 def serves(tensor: Tensor) -> bool:
     """Whether there are kernels for tensors like this one, here."""
-    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) and find_kernels()[0] is not None
+    return tensor.dtype in (torch.float32, torch.float64) and _has_kernels(tensor.device)
 
 
-def _kernels() -> CpuKernels:
-    kernels, reason = find_kernels()
+@torch.compiler.assume_constant_result
+def _has_kernels(device: torch.device) -> bool:
+    return find_backend(device)[0] is not None
+
+
+def find_backend(device: torch.device) -> tuple[CpuKernels | CudaKernels | None, str]:
+    """The compiled kernels for a device, or None, and one line that says why."""
+    if device.type == "cuda":
+        return find_cuda_kernels(torch.cuda.current_device() if device.index is None else device.index)
+    return find_kernels() if device.type == "cpu" else (None, f"no kernels for {device.type}")
+
+
+def _kernels(tensor: Tensor) -> CpuKernels | CudaKernels:
+    kernels, reason = find_backend(tensor.device)
     if kernels is None:
         raise RuntimeError(f"There are no compiled kernels here: {reason}. Ask serves() first.")
     return kernels
 
 
+def _implement(name: str, function: Callable[..., Any]) -> None:
+    """One function is the operator on every machine that has kernels: which ones, its tensors tell."""
+    for key in ("CPU", "CUDA"):
+        _library.impl(name, function, key)
+
+
 def _flat(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Kernels read memory as it lies. The caller must keep these until the launch is over.
 
-    Raises: ValueError for numbers of two sizes, which a kernel would misread.
+    Raises: ValueError for numbers of two sizes or memory of two machines, which a kernel would misread.
     """
+    if len(devices := {tensor.device for tensor in tensors}) > 1:
+        raise ValueError(f"All tensors of a kernel must be on one device, got {sorted(map(str, devices))}.")
     kinds = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
     if len(kinds) > 1:
         raise ValueError(f"All numbers of a kernel must be of one type, got {sorted(map(str, kinds))}.")
@@ -69,29 +91,29 @@ def composite(densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Te
     return weights, sums
 
 
-def _composite_cpu(densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Tensor) -> tuple[Tensor, Tensor]:
+def _composite_kernel(densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Tensor) -> tuple[Tensor, Tensor]:
     densities, deltas, values, packed_info = _flat(densities, deltas, values, packed_info)
     weights, sums = torch.empty_like(densities), values.new_empty(packed_info.shape[0], values.shape[1])
-    kernels = _kernels()
+    kernels = _kernels(densities)
     arguments = (densities, deltas, values, values.shape[1], packed_info, weights, sums)
     kernels.run("composite_forward", densities.dtype, kernels.parts(packed_info.shape[0], RAYS_GRAIN), lambda _part: arguments)
     return weights, sums
 
 
-def _composite_backward_cpu(
+def _composite_backward_kernel(
     densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Tensor, weights: Tensor, d_weights: Tensor, d_sums: Tensor
 ) -> tuple[Tensor, Tensor]:
     densities, deltas, values, packed_info = _flat(densities, deltas, values, packed_info)
     weights, d_weights, d_sums = _flat(weights, d_weights, d_sums)
     d_densities, d_values = torch.empty_like(densities), torch.empty_like(values)
-    kernels = _kernels()
+    kernels = _kernels(densities)
     arguments = (densities, deltas, values, values.shape[1], packed_info, weights, d_weights, d_sums, d_densities, d_values)
     kernels.run("composite_backward", densities.dtype, kernels.parts(packed_info.shape[0], RAYS_GRAIN), lambda _part: arguments)
     return d_densities, d_values
 
 
-_library.impl("composite", _composite_cpu, "CPU")
-_library.impl("composite_backward", _composite_backward_cpu, "CPU")
+_implement("composite", _composite_kernel)
+_implement("composite_backward", _composite_backward_kernel)
 
 
 @torch.library.register_fake("dreamfusion::composite", lib=_library)
@@ -133,21 +155,23 @@ def march(rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells:
     return ray_indices, t_mids, packed_info
 
 
-def _march_cpu(rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float) -> tuple[Tensor, Tensor, Tensor]:
+def _march_kernel(
+    rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float
+) -> tuple[Tensor, Tensor, Tensor]:
     rays_o, rays_d, shifts, bounds, cells = _flat(rays_o, rays_d, shifts, bounds, cells)
-    n_rays, dtype, kernels = rays_o.shape[0], rays_o.dtype, _kernels()
+    n_rays, dtype, kernels = rays_o.shape[0], rays_o.dtype, _kernels(rays_o)
     parts = kernels.parts(n_rays, RAYS_GRAIN)
     where: tuple[Argument, ...] = (rays_o, rays_d, shifts, bounds, cells, cells.shape[0], float(step))
-    counts = torch.empty(n_rays, dtype=torch.int64)
+    counts = cells.new_empty(n_rays, dtype=torch.int64)
     kernels.run("march_count", dtype, parts, lambda _part: (*where, counts))
     packed_info = torch.stack([counts.cumsum(0) - counts, counts], dim=-1)
     total = int(counts.sum())
-    ray_indices, t_mids = torch.empty(total, dtype=torch.int64), rays_o.new_empty(total)
+    ray_indices, t_mids = cells.new_empty(total, dtype=torch.int64), rays_o.new_empty(total)
     kernels.run("march_write", dtype, parts, lambda _part: (*where, packed_info, ray_indices, t_mids))
     return ray_indices, t_mids, packed_info
 
 
-_library.impl("march", _march_cpu, "CPU")
+_implement("march", _march_kernel)
 
 
 @torch.library.register_fake("dreamfusion::march", lib=_library)
@@ -176,18 +200,18 @@ def dense_field(
     return densities, albedo, normals
 
 
-def _dense_field_cpu(table: Tensor, n: int, positions: Tensor, activation: int, *numbers: float) -> tuple[Tensor, Tensor, Tensor]:
+def _dense_field_kernel(table: Tensor, n: int, positions: Tensor, activation: int, *numbers: float) -> tuple[Tensor, Tensor, Tensor]:
     table, positions = _flat(table, positions)
     n_samples, width = positions.shape[0], table.shape[1]
     densities, albedo = positions.new_empty(n_samples), positions.new_empty(n_samples, 3)
     normals = positions.new_empty(n_samples if width == 7 else 0, 3)
-    kernels = _kernels()
+    kernels = _kernels(positions)
     arguments: tuple[Argument, ...] = (table, width, n, positions, activation, *map(float, numbers), densities, albedo, normals)
     kernels.run("dense_field_forward", table.dtype, kernels.parts(n_samples, SAMPLES_GRAIN), lambda _part: arguments)
     return densities, albedo, normals
 
 
-def _dense_field_backward_cpu(
+def _dense_field_backward_kernel(
     table: Tensor,
     n: int,
     positions: Tensor,
@@ -201,7 +225,7 @@ def _dense_field_backward_cpu(
     d_normals: Tensor,
 ) -> Tensor:
     table, positions, d_densities, d_albedo, d_normals = _flat(table, positions, d_densities, d_albedo, d_normals)
-    kernels = _kernels()
+    kernels = _kernels(table)
     parts = kernels.parts(positions.shape[0], SAMPLES_GRAIN, MOST_TABLES)
     own = table.new_zeros(len(parts), *table.shape)
     fixed = (table, table.shape[1], n, positions, activation, scale, blob_density, blob_radius, mist, d_densities, d_albedo, d_normals)
@@ -209,8 +233,8 @@ def _dense_field_backward_cpu(
     return own[0] if len(parts) == 1 else own.sum(dim=0)
 
 
-_library.impl("dense_field", _dense_field_cpu, "CPU")
-_library.impl("dense_field_backward", _dense_field_backward_cpu, "CPU")
+_implement("dense_field", _dense_field_kernel)
+_implement("dense_field_backward", _dense_field_backward_kernel)
 
 
 @torch.library.register_fake("dreamfusion::dense_field", lib=_library)

@@ -85,14 +85,23 @@ def _devices() -> list[Finding]:
 
 
 def _kernels() -> list[Finding]:
-    """Which code renders. Kernels for GPUs are not written yet: there the torch twins run."""
+    """Which code each kernel runs as on each device, and why."""
     if importlib.util.find_spec("torch") is None:
         return []
-    from cuda_ext.cpu import find_kernels
+    import torch
 
-    kernels, reason = find_kernels()
-    text = f"compositing, marching, dense field: {'compiled, ' if kernels else 'plain torch, '}{reason}"
-    return [Finding("kernels", "ok" if kernels else "warning", text, "" if kernels else "Everything works, somewhat slower.")]
+    from cuda_ext.cuda_source import kernel_names
+    from cuda_ext.ops import find_backend
+
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    devices = {"CPU": torch.device("cpu"), **{f"GPU {i}": torch.device("cuda", i) for i in gpus}}
+    findings, names = [], ", ".join(kernel_names())
+    for name, device in devices.items():
+        kernels, reason = find_backend(device)
+        text = f"{names}: {'compiled' if kernels else 'plain torch'}, {reason}"
+        fix = "" if kernels else "Everything works, somewhat slower."
+        findings.append(Finding(f"kernels on {name}", "ok" if kernels else "warning", text, fix))
+    return findings
 
 
 def _memory() -> Finding:

@@ -1,0 +1,77 @@
+"""What each differentiable operator is tried with: its kernel and its plain torch twin on the same random inputs, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from cuda_ext import ops
+from engine.fields.field import make_field
+from engine.fields.field_config import FieldConfig
+from engine.rendering.composite import accumulate, weights_from_density
+from engine.rendering.march import pack
+
+# Enough for many blocks of threads, and few enough cells that hundreds of them add to the same place.
+N_RAYS, N_POSITIONS, FINEST = 700, 20_000, 12
+
+
+def generator_of(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def composite_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
+    """Rays of 0 to 39 samples, some opaque."""
+    generator = generator_of(1)
+    counts = torch.randint(0, 40, (N_RAYS,), generator=generator)
+    ray_indices = torch.repeat_interleave(torch.arange(N_RAYS), counts)
+    n = len(ray_indices)
+    densities = torch.rand(n, generator=generator, dtype=dtype) * 6
+    densities[::97] = 200.0
+    deltas = torch.rand(n, generator=generator, dtype=dtype) * 0.2 + 0.05
+    values = torch.randn(n, 5, generator=generator, dtype=dtype)
+    densities, deltas, values, ray_indices = (tensor.to(device) for tensor in (densities, deltas, values, ray_indices))
+    densities.requires_grad_(), values.requires_grad_()
+    packed_info = pack(ray_indices, N_RAYS)
+    if kernel:
+        outputs = ops.composite(densities, deltas, values, packed_info)
+    else:
+        weights, _ = weights_from_density(densities, deltas, packed_info)
+        outputs = weights, accumulate(weights, values, ray_indices, N_RAYS)
+    return with_gradients(outputs, [densities, values])
+
+
+def dense_field_case(activation: str, *, with_normals: bool) -> Callable[..., list[Tensor]]:
+    """Positions in and around the box, one in its middle, where the blob has no slope."""
+
+    def case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
+        config = FieldConfig(activation=activation, finest_resolution=FINEST, n_levels=2)  # type: ignore[arg-type]
+        field = make_field(config, generator_of(2))
+        levels: list[Tensor] = list(field.encoding.levels)  # type: ignore[arg-type]
+        with torch.no_grad():
+            for level in levels:
+                level.add_(torch.randn(level.shape, generator=generator_of(3)) * 0.3)
+        field.to(device, dtype)
+        positions = torch.rand(N_POSITIONS, 3, generator=generator_of(4)).to(device, dtype) * 2.2 - 1.1
+        positions[0] = 0.0
+        field._has_kernel = lambda _positions: kernel  # type: ignore[method-assign]
+        outputs = [part for part in field.evaluate(positions, with_normals=with_normals) if part is not None]
+        return with_gradients(outputs, list(field.encoding.levels))  # type: ignore[arg-type]
+
+    return case
+
+
+def with_gradients(outputs: list[Tensor] | tuple[Tensor, ...], leaves: list[Tensor]) -> list[Tensor]:
+    """The outputs, and the gradients of the leaves under random gradients of the outputs."""
+    found = [out for out in outputs if out.requires_grad]
+    grads = [torch.randn(out.shape, generator=generator_of(5)).to(out) for out in found]
+    return [*(out.detach() for out in outputs), *torch.autograd.grad(found, leaves, grads)]
+
+
+CASES: dict[str, Callable[..., list[Tensor]]] = {
+    "composite": composite_case,
+    "dense_field softplus": dense_field_case("softplus", with_normals=True),
+    "dense_field exp": dense_field_case("exp", with_normals=True),
+    "dense_field without normals": dense_field_case("exp", with_normals=False),
+}
