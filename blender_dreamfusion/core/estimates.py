@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from .engine_options import largest, mean, preset_names, sizes, value_of
 from .job_state import duration
@@ -22,8 +23,7 @@ SMALL_MODEL = "toybox"
 MAX_RECORDS = 5
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """A finished job of this machine."""
 
     preset: str
@@ -33,11 +33,10 @@ class Record:
     model: str = SMALL_MODEL
     n_steps: int = 0
     """Steps that were done; 0 = as many as the settings say."""
-    overrides: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     seconds: float
     is_guess: bool
     """Whether no job has been done here that tells."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..core import setup_plan, setup_task
     from ..core.setup_plan import BuildTable, Findings, SetupPlan
 else:  # a quarter of the time that enabling takes, and most sessions never set anything up
-    setup_plan, setup_task = Deferred("setup_plan"), Deferred("setup_task")
+    setup_plan, setup_task = Deferred(".setup_plan"), Deferred(".setup_task")
 
 EXAMINE, WORK = "setup-examine", "setup"
 PHASE_TEXTS = {"venv": "Environment", "pip": "pip", "torch": "torch", "packages": "Packages", "check": "Check"}

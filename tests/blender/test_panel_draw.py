@@ -73,7 +73,7 @@ def in_state(addon, monkeypatch):
     def set_state(**values):
         progress = messages.Progress(job="j", phase="train", step=120, of=300, seconds_per_step=0.21, eta_s=38)
         state = job_state.applied(job_state.started("j", "a red mug", "/jobs/j"), progress)
-        monkeypatch.setattr(runtime._runtime, "session", SimpleNamespace(state=job_state.replace(state, **values), shutdown=lambda: None))
+        monkeypatch.setattr(runtime._runtime, "session", SimpleNamespace(state=state._replace(**values), shutdown=lambda: None))
 
     return set_state
 
