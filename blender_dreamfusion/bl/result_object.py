@@ -33,7 +33,10 @@ PROVENANCE = (
     "guidance_scale",
     "steps_done",
     "engine",
+    "baked_light",
 )
+# What result.json says of light and shade in the colors, in the line about a new object.
+BAKED_LIGHT_TEXTS = {"no": "no baked-in light", "some": "some baked-in light", "yes": "baked-in light"}
 
 
 class Imported(NamedTuple):
@@ -44,6 +47,8 @@ class Imported(NamedTuple):
     open_edges: int
     is_visible: bool
     texture_px: int
+    baked_light: str
+    """A key of BAKED_LIGHT_TEXTS; something else where it is not known (an engine of another version)."""
     removed_pieces: int
     lods: tuple[bpy.types.Object, ...]
     seconds: float
@@ -64,6 +69,8 @@ class Imported(NamedTuple):
             parts.append(f"{self.removed_pieces:,} loose pieces left out")
         if self.texture_px:
             parts.append(f"{self.texture_px} px texture")
+        if self.baked_light in BAKED_LIGHT_TEXTS:
+            parts.append(BAKED_LIGHT_TEXTS[self.baked_light])
         if self.lods:
             parts.append(f"{len(self.lods)} LODs (hidden)")
         if not self.is_visible:
@@ -116,6 +123,7 @@ def import_result(folder: Path, plan: ImportPlan | None = None, *, scene: bpy.ty
         open_edges=open_edges,
         is_visible=is_visible,
         texture_px=results.png_width(result.textures["albedo"]) if "albedo" in result.textures else 0,
+        baked_light=str(result.setting("baked_light", "")),
         removed_pieces=pieces if isinstance(pieces := result.setting("removed_pieces", 0), int) else 0,
         lods=tuple(lods),
         seconds=time.monotonic() - started,
