@@ -17,7 +17,7 @@ from ..core.estimates import Record
 from ..core.history import HistoryEntry, HistoryReader, HistoryState
 from ..core.job_state import JobState, duration
 from . import preferences, runtime
-from .drawing import draw_text, never_raises
+from .drawing import draw_text
 from .ids import TAB
 
 # Rows of the list. More are found by searching.
@@ -174,7 +174,6 @@ class DREAMFUSION_PT_history(bpy.types.Panel):
     bl_options = {"DEFAULT_CLOSED"}
     bl_order = 90
 
-    @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         ensure_read()
         layout, manager = self.layout, context.window_manager

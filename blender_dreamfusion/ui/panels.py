@@ -9,7 +9,7 @@ import bpy
 
 from ..core.job_state import Status, headline
 from . import models_page, queue, readiness, runtime, setup
-from .drawing import SidebarPanel, SubPanel, draw_text, never_raises
+from .drawing import SidebarPanel, SubPanel, draw_text
 from .option_panels import changed_options
 from .presets import DREAMFUSION_PT_presets
 
@@ -21,11 +21,9 @@ class DREAMFUSION_PT_main(SidebarPanel, bpy.types.Panel):
     bl_label = "DreamFusion"
     bl_order = 0
 
-    @never_raises
     def draw_header_preset(self, _context: bpy.types.Context) -> None:
         DREAMFUSION_PT_presets.draw_panel_header(self.layout)
 
-    @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.dreamfusion
         setup.draw_first_run(layout, context)
@@ -50,7 +48,6 @@ class DREAMFUSION_PT_negative_seed(SubPanel, bpy.types.Panel):
     bl_label = "Negative & Seed"
     bl_order = 10
 
-    @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.dreamfusion
         layout.prop(settings, "negative", text="", placeholder="What it must not look like")
@@ -63,7 +60,6 @@ class DREAMFUSION_PT_model(SubPanel, bpy.types.Panel):
     bl_label = "Model"
     bl_order = 20
 
-    @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.dreamfusion
         models_page.draw_choice(layout, settings)

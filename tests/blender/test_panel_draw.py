@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import bpy
 import pytest
 
+from tests.blender_results import PACKAGE
+
 ICONS = {item.identifier for item in bpy.types.UILayout.bl_rna.functions["prop"].parameters["icon"].enum_items}
 LAYOUT = bpy.types.UILayout.bl_rna
 # What fits into the default sidebar.
@@ -196,6 +198,25 @@ def test_a_failure_shows_sentence_and_fix(in_state, addon):
     in_state(status=addon("core.job_state").Status.FAILED, problem=problem)
     text = draw().texts().replace("\n", " ")
     assert "The engine was killed by the system. Take a smaller preset." in text
+
+
+def test_no_exception_leaves_a_draw_or_a_poll_of_any_class(addon, capsys):
+    """Whatever Blender hands over: here nothing at all."""
+    addon("ui.drawing")._reported.clear()
+    n_faults = 0
+    for cls in addon("ui.addon").CLASSES:
+        for name in ("draw", "draw_header", "draw_header_preset", "draw_item"):
+            method = getattr(cls, name, None)
+            if method is None or not getattr(method, "__module__", "").startswith(PACKAGE):
+                continue
+            recorder = Recorder()
+            arguments = (None, recorder, None, None, 0, None, "") if name == "draw_item" else (None,)
+            method(SimpleNamespace(layout=recorder), *arguments)
+            n_faults += "A fault in the add-on" in recorder.texts()
+        for name in ("poll", "poll_drop"):
+            if name in vars(cls):
+                assert getattr(cls, name)(None) in (True, False), cls
+    assert n_faults > 10 and capsys.readouterr().err.count("Traceback") > 10, "faults did happen"
 
 
 @pytest.mark.parametrize("rubbish", [None, 7, object()])
