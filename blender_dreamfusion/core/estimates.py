@@ -97,7 +97,7 @@ def cost_texts(
     """
     size = sizes(preset, overrides)
     takes = str(expected(records, preset, overrides, model=model, device=device))
-    memory = f"VRAM: {vram_gb:g} GB" if vram_gb > 0 else "VRAM: none"
+    memory = f"{vram_gb:g} GB VRAM" if vram_gb > 0 else "no VRAM"
     return (
         f"{size['steps']:,} steps \u00b7 pictures of {size['picture_px']} px",
         f"{size['texture_px']} px texture \u00b7 {size['faces']:,} triangles",

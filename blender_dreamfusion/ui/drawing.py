@@ -14,6 +14,8 @@ from .ids import TAB
 
 # About what fits into the default sidebar.
 WRAP_CHARS = 38
+# Lines of a text stand closer than rows of buttons.
+LINE_SCALE = 0.8
 
 FAULT = "A fault in the add-on; see the console"
 OUR_ROOT = __name__.rpartition(".")[0].rpartition(".")[0]
@@ -37,8 +39,9 @@ class SubPanel(SidebarPanel):
 
 
 def draw_text(layout: bpy.types.UILayout, text: str, *, icon: str = "NONE", n_chars: int = WRAP_CHARS) -> None:
-    """Several labels, since one label does not wrap. With an icon, all lines begin behind it."""
+    """Several labels, close together, since one label does not wrap. With an icon, all lines begin behind it."""
     column = layout.column(align=True)
+    column.scale_y = LINE_SCALE
     width = n_chars if icon == "NONE" else n_chars - 3
     following = "NONE" if icon == "NONE" else "BLANK1"
     for number, line in enumerate(wrapped(text, width)):

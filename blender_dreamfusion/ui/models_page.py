@@ -109,10 +109,10 @@ def draw_page(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
 def _draw_details(box: bpy.types.UILayout, row: ModelRow) -> None:
     box.label(text=row.title, icon=icon_of(row))
     draw_text(box, row.note, n_chars=WIDE_CHARS)
-    facts = [f"Licence: {row.licence}", f"{row.resolution_px} px", row.vram_text, row.size_text, row.state_text]
+    facts = [f"License: {row.licence}", f"{row.resolution_px} px", row.vram_text, row.size_text, row.state_text]
     draw_text(box, " · ".join(fact for fact in facts if fact), n_chars=WIDE_CHARS)
     if row.gated:
-        draw_text(box, "Its owner gives it to those who accepted the licence; the download says where.", icon="LOCKED", n_chars=WIDE_CHARS)
+        draw_text(box, "Its owner gives it to those who accepted the license; the download says where.", icon="LOCKED", n_chars=WIDE_CHARS)
     if row.folder:
         box.label(text=row.folder, icon="FILE_FOLDER")
     if row.installed:

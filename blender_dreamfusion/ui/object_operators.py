@@ -77,9 +77,9 @@ class DREAMFUSION_OT_import_result(_Importing, bpy.types.Operator):
     )
     scene_name: bpy.props.StringProperty(options=HIDDEN)  # type: ignore[valid-type]
     location: bpy.props.FloatVectorProperty(  # type: ignore[valid-type]
-        name="Location", description="Where the bottom centre stands", subtype="TRANSLATION", size=3, options=SKIP
+        name="Location", description="Where the middle of its bottom stands", subtype="TRANSLATION", size=3, options=SKIP
     )
-    height_m: bpy.props.FloatProperty(name="Height (m)", description="Height in metres", default=1.0, min=0.001, options=SKIP)  # type: ignore[valid-type]
+    height_m: bpy.props.FloatProperty(name="Height (m)", description="Height in meters", default=1.0, min=0.001, options=SKIP)  # type: ignore[valid-type]
     collection: bpy.props.StringProperty(name="Collection", description="Made where it is missing", options=SKIP)  # type: ignore[valid-type]
     replace_object: bpy.props.StringProperty(  # type: ignore[valid-type]
         name="Into", description="Name of a generated object that gets the new mesh; empty: a new object", options=SKIP

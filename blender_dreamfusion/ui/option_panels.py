@@ -195,8 +195,6 @@ def draw_option(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup, o
         split.row(align=True).prop(settings.engine, option.attribute, text="")
     if differs(settings, option):
         row.operator("dreamfusion.reset_options", text="", icon="LOOP_BACK").key = option.key
-    else:
-        row.label(text="", icon="BLANK1")
     if wrong:
         draw_text(layout, wrong, icon="ERROR")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import bpy
 
 from ..core.job_state import Status, headline
-from . import models_page, queue, readiness, runtime, setup
-from .drawing import SidebarPanel, SubPanel, draw_text
+from . import history, models_page, queue, readiness, runtime, setup
+from .drawing import LINE_SCALE, SidebarPanel, SubPanel, draw_text
 from .option_panels import changed_options
 from .presets import DREAMFUSION_PT_presets
 
@@ -31,7 +31,7 @@ class DREAMFUSION_PT_main(SidebarPanel, bpy.types.Panel):
         draw_prompt(layout, settings)
         layout.row(align=True).prop(settings, "preset", expand=True)
         column = layout.column(align=True)
-        column.scale_y = 0.8
+        column.scale_y = LINE_SCALE
         for line in readiness.cost_lines(settings):
             column.label(text=line)
         column = layout.column(align=True)
@@ -128,6 +128,9 @@ def draw_end(layout: bpy.types.UILayout) -> None:
         layout.operator("dreamfusion.import_result", text="Import Result Again" if problem is None else "Import Result")
     elif state.status is Status.CANCELLED:
         layout.label(text="Cancelled", icon="INFO")
+    entry = history.of_folder(state.folder)
+    if entry is not None and entry.is_resumable and not history.is_at_work(state.folder):
+        layout.operator("dreamfusion.history_continue", text="Continue Job", icon="PLAY").folder = state.folder
 
 
 CLASSES = (DREAMFUSION_PT_main, DREAMFUSION_PT_negative_seed, DREAMFUSION_PT_model)

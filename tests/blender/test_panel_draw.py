@@ -117,14 +117,14 @@ def test_a_model_that_is_not_here_is_said_with_the_way_to_it(is_set_up):
     settings = bpy.context.scene.dreamfusion
     settings.prompt, settings.model = "a red mug", "sd21-base"
     recorder = draw()
-    assert "Cannot generate: the model is not here" in recorder.texts() and "VRAM: 8 GB" in recorder.texts()
+    assert "Cannot generate: the model is not here" in recorder.texts() and "8 GB VRAM" in recorder.texts()
     assert recorder.operators()[1] == "dreamfusion.models_page", "Blender is offline here"
 
 
 def test_the_time_is_that_of_finished_jobs_where_there_are_some(addon, monkeypatch):
     record = addon("core.estimates").Record("draft", 300.0)
     monkeypatch.setattr(addon("ui.history"), "records", lambda: (record,))
-    assert "About 5 min · VRAM: none" in draw().texts()
+    assert "About 5 min · no VRAM" in draw().texts()
 
 
 def test_the_numbers_of_the_quality_stand_beneath_it(addon, monkeypatch):
