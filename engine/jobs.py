@@ -357,12 +357,22 @@ def _export(run: _Run, trainer: Trainer, mesh: MeshResult, device: torch.device)
 def _model_info(folder: JobFolder) -> dict[str, Any]:
     """What an object made with the model must tell about it."""
     from engine.guidance.model_table import find_model
+    from engine.scene.baked_light import baked_light
     from engine.training.teacher import make_guidance
 
     model = find_model(folder.request.model)
     config, n_steps = folder.config.guidance, folder.config.training.n_steps
     scale = getattr(make_guidance(config, n_steps, n_steps), "guidance_scale", 0.0)  # a scheduled one: how it ended
-    return {"model_title": model.title, "model_licence": model.licence, "guidance": config.method, "guidance_scale": scale}
+    light = baked_light(
+        folder.config.light, knows_unlit="albedo" in model.shading_words, has_reference=bool(folder.request.reference_image)
+    )
+    return {
+        "model_title": model.title,
+        "model_licence": model.licence,
+        "guidance": config.method,
+        "guidance_scale": scale,
+        "baked_light": light,
+    }
 
 
 def _job_json(folder: JobFolder) -> dict[str, Any]:

@@ -42,12 +42,12 @@ def mark_asset(
 
 def _put_into(obj: bpy.types.Object, catalog: str) -> list[str]:
     if not bpy.data.filepath:
-        return [f"The asset is not in the catalogue {catalog} yet: the file has no folder. Save it, then mark the object again."]
+        return [f"The asset is not in the catalog {catalog} yet: the file has no folder. Save it, then mark the object again."]
     libraries = [Path(bpy.path.abspath(library.path)) for library in bpy.context.preferences.filepaths.asset_libraries if library.path]
     try:
         obj.asset_data.catalog_id = catalog_id(library_root(Path(bpy.data.filepath), libraries), catalog)
     except (OSError, ValueError) as error:
-        return [f"The asset is not in the catalogue {catalog} ({error}). Assign it in the Asset Browser."]
+        return [f"The asset is not in the catalog {catalog} ({error}). Assign it in the Asset Browser."]
     return []
 
 

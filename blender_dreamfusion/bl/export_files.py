@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import bpy
 
@@ -18,15 +18,14 @@ class ExportError(Exception):
     """A file that could not be written; the text is a sentence with the fix."""
 
 
-@dataclass(frozen=True)
-class Exporter:
+class Exporter(NamedTuple):
     """One of Blender's export operators and what it has to be told. Settings that this Blender does not know are left out."""
 
     label: str
     note: str
     suffixes: tuple[str, ...]
     operator: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = MappingProxyType({})
     addon: str = ""
     """The add-on that brings the operator, as the preferences call it; empty: built in."""
     writes_textures: bool = True

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import bpy
 
@@ -34,11 +33,13 @@ PROVENANCE = (
     "guidance_scale",
     "steps_done",
     "engine",
+    "baked_light",
 )
+# What result.json says of light and shade in the colors, in the line about a new object.
+BAKED_LIGHT_TEXTS = {"no": "no baked-in light", "some": "some baked-in light", "yes": "baked-in light"}
 
 
-@dataclass(frozen=True)
-class Imported:
+class Imported(NamedTuple):
     """The new object and what to tell the user about it."""
 
     obj: bpy.types.Object
@@ -46,6 +47,8 @@ class Imported:
     open_edges: int
     is_visible: bool
     texture_px: int
+    baked_light: str
+    """A key of BAKED_LIGHT_TEXTS; something else where it is not known (an engine of another version)."""
     removed_pieces: int
     lods: tuple[bpy.types.Object, ...]
     seconds: float
@@ -66,6 +69,8 @@ class Imported:
             parts.append(f"{self.removed_pieces:,} loose pieces left out")
         if self.texture_px:
             parts.append(f"{self.texture_px} px texture")
+        if self.baked_light in BAKED_LIGHT_TEXTS:
+            parts.append(BAKED_LIGHT_TEXTS[self.baked_light])
         if self.lods:
             parts.append(f"{len(self.lods)} LODs (hidden)")
         if not self.is_visible:
@@ -118,6 +123,7 @@ def import_result(folder: Path, plan: ImportPlan | None = None, *, scene: bpy.ty
         open_edges=open_edges,
         is_visible=is_visible,
         texture_px=results.png_width(result.textures["albedo"]) if "albedo" in result.textures else 0,
+        baked_light=str(result.setting("baked_light", "")),
         removed_pieces=pieces if isinstance(pieces := result.setting("removed_pieces", 0), int) else 0,
         lods=tuple(lods),
         seconds=time.monotonic() - started,

@@ -37,7 +37,7 @@ def catalog_id(folder: Path, catalog: str) -> str:
     """
     path = clean_path(catalog)
     if not path:
-        raise ValueError("the catalogue has no name")
+        raise ValueError("the catalog has no name")
     file = folder / CATALOGS_FILE
     text = file.read_text(encoding="utf-8") if file.exists() else HEADER
     for line in text.splitlines():

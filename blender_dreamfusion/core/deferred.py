@@ -7,10 +7,10 @@ from typing import Any
 
 
 class Deferred:
-    """Stands for a module of this package: `setup_plan = Deferred("setup_plan")`."""
+    """Stands for a module, named as in an import of this package: `setup_plan = Deferred(".setup_plan")`."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(importlib.import_module(f".{self._name}", __package__), name)
+        return getattr(importlib.import_module(self._name, __package__), name)

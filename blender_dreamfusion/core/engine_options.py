@@ -9,16 +9,15 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 TABLE_PATH = Path(__file__).with_name("engine_options.json")
 _UNITS = {"deg": "\u00b0", "px": "px", "s": "s"}
 _SHORT = {"fov": "FOV", "rms": "RMS", "ema": "EMA", "tv": "TV", "ddim": "DDIM", "log2": "Log2"}
 
 
-@dataclass(frozen=True)
-class EngineOption:
+class EngineOption(NamedTuple):
     """One setting of the engine."""
 
     key: str

@@ -17,9 +17,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple, TypeAlias
 
 from .process_tree import detached, kill_tree
 from .protocol import messages
@@ -35,21 +34,19 @@ MAX_LOG_BYTES = 2_000_000
 MAX_BABBLE_KEPT = 100
 
 
-@dataclass(frozen=True)
-class Babble:
+class Babble(NamedTuple):
     """A line of the engine that is no message."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Exited:
+class Exited(NamedTuple):
     """The engine's output ended; always the last thing in `events`."""
 
     returncode: int
 
 
-Incoming = messages.Event | Babble | Exited
+Incoming: TypeAlias = "messages.Event | Babble | Exited"
 
 
 def scrubbed_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from .engine_options import largest, mean, preset_names, sizes, value_of
 from .job_state import duration
@@ -22,8 +23,7 @@ SMALL_MODEL = "toybox"
 MAX_RECORDS = 5
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """A finished job of this machine."""
 
     preset: str
@@ -33,11 +33,10 @@ class Record:
     model: str = SMALL_MODEL
     n_steps: int = 0
     """Steps that were done; 0 = as many as the settings say."""
-    overrides: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     seconds: float
     is_guess: bool
     """Whether no job has been done here that tells."""
@@ -98,7 +97,7 @@ def cost_texts(
     """
     size = sizes(preset, overrides)
     takes = str(expected(records, preset, overrides, model=model, device=device))
-    memory = f"VRAM: {vram_gb:g} GB" if vram_gb > 0 else "VRAM: none"
+    memory = f"{vram_gb:g} GB VRAM" if vram_gb > 0 else "no VRAM"
     return (
         f"{size['steps']:,} steps \u00b7 pictures of {size['picture_px']} px",
         f"{size['texture_px']} px texture \u00b7 {size['faces']:,} triangles",

@@ -13,10 +13,11 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from .estimates import Record
 from .file_lock import FileLock
@@ -47,8 +48,7 @@ class HistoryState(enum.Enum):
 RESUMABLE = frozenset({HistoryState.CANCELLED, HistoryState.UNFINISHED, HistoryState.FAILED})
 
 
-@dataclass(frozen=True)
-class HistoryEntry:
+class HistoryEntry(NamedTuple):
     """A job as its folder describes it. What is not known is empty or 0."""
 
     folder: str
@@ -73,7 +73,7 @@ class HistoryEntry:
     """Path of a PNG."""
     problem: str = ""
     """Why it failed, as a sentence."""
-    overrides: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, str] = MappingProxyType({})
 
     @property
     def is_resumable(self) -> bool:
@@ -121,8 +121,7 @@ def _done(entry: HistoryEntry, folder: Path) -> HistoryEntry | None:
         return None
     except (OSError, ValueError, RecursionError):
         result = {}  # the files beside it may well be whole; the importer will say if not
-    return replace(
-        entry,
+    return entry._replace(
         state=HistoryState.DONE,
         seconds=_number(_inside(result, "seconds", "total"), 0.0),
         step=_number(result.get("steps_done")),
@@ -135,8 +134,7 @@ def _done(entry: HistoryEntry, folder: Path) -> HistoryEntry | None:
 
 def _not_done(entry: HistoryEntry, folder: Path) -> HistoryEntry:
     last = _last_event(folder / "events.jsonl")
-    entry = replace(
-        entry,
+    entry = entry._replace(
         seconds=max(0.0, _epoch(last.get("time")) - entry.created) if last else 0.0,
         step=_checkpoint_step(folder / "checkpoints"),
         thumbnail=_last_preview(folder),
@@ -144,8 +142,8 @@ def _not_done(entry: HistoryEntry, folder: Path) -> HistoryEntry:
     if last.get("type") != "failed":
         return entry
     if last.get("code") == messages.CANCELLED:
-        return replace(entry, state=HistoryState.CANCELLED)
-    return replace(entry, state=HistoryState.FAILED, problem=str(last.get("text", ""))[:500])
+        return entry._replace(state=HistoryState.CANCELLED)
+    return entry._replace(state=HistoryState.FAILED, problem=str(last.get("text", ""))[:500])
 
 
 def scan(

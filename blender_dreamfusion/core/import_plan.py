@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 COLLECTION_NAME = "DreamFusion"
 # Painted or glazed things without a roughness map: neither chalk nor mirror.
@@ -14,8 +13,7 @@ SHADINGS = ("SMOOTH", "FLAT", "AUTO")
 LOD_SHARES = (0.5, 0.25, 0.1)
 
 
-@dataclass(frozen=True)
-class ImportPlan:
+class ImportPlan(NamedTuple):
     """How and where a result becomes an object. No bpy data in here: ids die on undo and load, names do not."""
 
     location: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -51,7 +49,7 @@ class ImportPlan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a file or an operator."""
-        return asdict(self)
+        return self._asdict()
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> ImportPlan:
@@ -60,9 +58,9 @@ class ImportPlan:
         Raises: ValueError if a value is of another kind than it should be.
         """
         values = {}
-        for item in fields(ImportPlan):
-            if item.name in data:
-                values[item.name] = _as(type(item.default), data[item.name], item.name)
+        for name, default in ImportPlan._field_defaults.items():
+            if name in data:
+                values[name] = _as(type(default), data[name], name)
         plan = ImportPlan(**values)
         if len(plan.location) != 3 or plan.shading not in SHADINGS or not (math.isfinite(plan.height_m) and plan.height_m > 0):
             raise ValueError(f"location {plan.location}, height_m {plan.height_m} or shading {plan.shading} of an import plan is wrong")

@@ -7,7 +7,7 @@ idle -> starting -> running <-> paused -> finishing -> done
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from .problem import Problem, fix_in_blender
 from .protocol import messages
@@ -32,8 +32,7 @@ PHASE_LABELS = {"load": "Loading", "train": "Shaping", "mesh": "Making the mesh"
 MAX_WARNINGS = 5
 
 
-@dataclass(frozen=True)
-class JobState:
+class JobState(NamedTuple):
     """What is known about the current or last job. `of` is 0 and `eta_s` negative while not known."""
 
     status: Status = Status.IDLE
@@ -75,8 +74,8 @@ def failed(state: JobState, problem: Problem) -> JobState:
     if not state.is_active:
         return state
     if state.status is Status.CANCELLING:
-        return replace(state, status=Status.CANCELLED, eta_s=-1.0)
-    return replace(state, status=Status.FAILED, problem=problem, eta_s=-1.0)
+        return state._replace(status=Status.CANCELLED, eta_s=-1.0)
+    return state._replace(status=Status.FAILED, problem=problem, eta_s=-1.0)
 
 
 def applied(state: JobState, event: messages.Event) -> JobState:
@@ -85,8 +84,7 @@ def applied(state: JobState, event: messages.Event) -> JobState:
         return state
     if isinstance(event, messages.Progress):
         status = Status.RUNNING if state.status is Status.STARTING else state.status
-        return replace(
-            state,
+        return state._replace(
             status=status,
             phase=event.phase,
             step=event.step,
@@ -96,20 +94,20 @@ def applied(state: JobState, event: messages.Event) -> JobState:
             eta_s=event.eta_s,
         )
     if isinstance(event, messages.Preview) and event.view == "camera":
-        return replace(state, view_path=event.path, view_number=event.number)
+        return state._replace(view_path=event.path, view_number=event.number)
     if isinstance(event, messages.Proxy):
-        return replace(state, proxy_path=event.path)
+        return state._replace(proxy_path=event.path)
     if isinstance(event, messages.Preview):
-        return replace(state, preview_path=event.path, preview_step=event.step)
+        return state._replace(preview_path=event.path, preview_step=event.step)
     if isinstance(event, messages.Warn):
         warnings = state.warnings if event.text in state.warnings else (*state.warnings, event.text)
-        return replace(state, warnings=warnings[-MAX_WARNINGS:])
+        return state._replace(warnings=warnings[-MAX_WARNINGS:])
     if isinstance(event, messages.Result):
         # Also after cancel: the engine was faster, and what is finished is not thrown away.
-        return replace(state, status=Status.DONE, result_folder=event.folder, step=state.of, eta_s=0.0)
+        return state._replace(status=Status.DONE, result_folder=event.folder, step=state.of, eta_s=0.0)
     if isinstance(event, messages.Failed):
         if event.code == messages.CANCELLED:
-            return replace(state, status=Status.CANCELLED, eta_s=-1.0)
+            return state._replace(status=Status.CANCELLED, eta_s=-1.0)
         return failed(state, Problem(event.text, fix_in_blender(event.fix), event.code))
     return state
 
@@ -122,7 +120,7 @@ def requested(state: JobState, status: Status) -> JobState:
         Status.FINISHING: {Status.STARTING, Status.RUNNING, Status.PAUSED},
         Status.CANCELLING: ACTIVE - {Status.CANCELLING},
     }
-    return replace(state, status=status) if state.status in allowed[status] else state
+    return state._replace(status=status) if state.status in allowed[status] else state
 
 
 def headline(state: JobState) -> str:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_type_hints
 
 TABLE_PATH = Path(__file__).with_name("models.json")
 DEFAULT_MODEL = "toybox"
@@ -19,8 +18,7 @@ MODELS_VARIABLE = "DREAMFUSION_MODELS"
 _ORIGINS = {"shipped": "ships with the add-on", "added": "local folder", "hub cache": "in the hub's cache"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelRow:
+class ModelRow(NamedTuple):
     """One model. What it is: the engine's models.toml. How it stands here: engine/model_store/manage.py. Sizes in MB and bytes."""
 
     id: str
@@ -65,12 +63,9 @@ class ModelRow:
         return "needs access" if self.gated else "not downloaded"
 
 
-_KINDS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
-
-
 def rows_from(models: object) -> tuple[ModelRow, ...]:
     """The rows of a list as the engine prints it. Unknown fields are left out, and whatever is no row."""
-    known = {item.name: _KINDS[str(item.type)] for item in fields(ModelRow)}
+    known = get_type_hints(ModelRow)
     rows = []
     for model in models if isinstance(models, list) else []:
         if isinstance(model, dict) and model.get("id") and model.get("title"):
@@ -88,7 +83,7 @@ def _value(kind: type, value: object) -> Any:
 def shipped_rows() -> tuple[ModelRow, ...]:
     """The table as it ships. Toybox is there; nothing is known of the others."""
     rows = rows_from(json.loads(TABLE_PATH.read_text(encoding="utf-8")))
-    return tuple(ModelRow(**{**asdict(row), "installed": not row.is_downloadable}) for row in rows)
+    return tuple(row._replace(installed=not row.is_downloadable) for row in rows)
 
 
 def read_cache(path: Path) -> tuple[ModelRow, ...]:
@@ -103,7 +98,7 @@ def write_cache(path: Path, rows: Sequence[ModelRow]) -> None:
     """Keep the rows for the next session. Raises: OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".new")
-    partial.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
+    partial.write_text(json.dumps([row._asdict() for row in rows], indent=1), encoding="utf-8")
     os.replace(partial, path)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 CONTINUE_FIX = "Continue it in the history: it goes on from its last checkpoint."
 OUT_OF_MEMORY_FIX = "Close other programs and continue the job in the history, or generate again with a smaller preset."
@@ -22,8 +22,7 @@ _IN_BLENDER = (
 _FLAG = re.compile(r"--([a-z][a-z0-9.\-]*[a-z0-9])")
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """One sentence, one fix, and where the details are. `code` is the engine's word, or ours: "exit", "hang", "start", ..."""
 
     text: str

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,7 @@ from .results import Floats, Ints
 MAX_FACES = 100_000
 
 
-@dataclass(frozen=True)
-class ProxyMesh:
+class ProxyMesh(NamedTuple):
     """vertices [V, 3] float32 in the object's frame (origin at the bottom centre, height 1); faces [F, 3] int32, counter-clockwise
     from outside; colors [V, 3] float32 in [0, 1], sRGB-encoded."""
 

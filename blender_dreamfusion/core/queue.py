@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .file_lock import FileLock
 from .import_plan import ImportPlan
@@ -22,8 +22,7 @@ FORMAT = 1
 MAX_SLOTS = 64
 
 
-@dataclass(frozen=True)
-class QueueEntry:
+class QueueEntry(NamedTuple):
     """A job that is to run: what, where, and what happens with its result."""
 
     request: messages.JobRequest
@@ -199,5 +198,5 @@ def _read(path: Path) -> list[QueueEntry]:
             continue
         if (Path(entry.folder) / "result" / "result.json").is_file() and number == 0:
             continue  # done just before its Blender ended
-        entries.append(replace(entry, resume=entry.resume or (Path(entry.folder) / "job.json").is_file()))
+        entries.append(entry._replace(resume=entry.resume or (Path(entry.folder) / "job.json").is_file()))
     return entries

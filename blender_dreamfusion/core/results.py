@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +26,7 @@ class ResultError(Exception):
     """A result folder that cannot be imported; the text is a sentence with the fix."""
 
 
-@dataclass(frozen=True)
-class ResultMesh:
+class ResultMesh(NamedTuple):
     """What the engine made.
 
     vertices [V, 3] float32, world axes (Z up, front -Y); faces [F, 3] int32, counter-clockwise from outside;

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from . import job_state
@@ -121,7 +120,7 @@ class Session:
     def shutdown(self) -> None:
         """End the engine now, and wait until it is gone; a running job counts as cancelled (its folder can be resumed)."""
         if self.state.is_active:
-            self.state = replace(self.state, status=Status.CANCELLED)
+            self.state = self.state._replace(status=Status.CANCELLED)
         self._drop_engine()
         if self._dying is not None:
             self._dying.kill()
@@ -183,7 +182,7 @@ class Session:
         if self._has_greeted or problem.code != "exit":
             return problem
         text = problem.text.replace("The engine ended unexpectedly", "The engine did not start")
-        return replace(problem, text=text, fix=f"{OTHER_PYTHON_FIX} {problem.fix}", code="start")
+        return problem._replace(text=text, fix=f"{OTHER_PYTHON_FIX} {problem.fix}", code="start")
 
     def _drop_engine(self) -> None:
         engine, self._engine = self._engine, None

@@ -21,9 +21,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 from .engine_process import scrubbed_environment
 from .problem import exit_problem, start_problem
@@ -45,8 +45,7 @@ class TaskStatus(enum.Enum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True)
-class TaskState:
+class TaskState(NamedTuple):
     """What is known about a task. `of` is 0 while not known; `text` is the step at work, at the end how it ended; `fix` the way out."""
 
     status: TaskStatus = TaskStatus.RUNNING
@@ -57,7 +56,7 @@ class TaskState:
     text: str = ""
     fix: str = ""
     seconds: float = 0.0
-    result: dict[str, Any] = field(default_factory=dict)
+    result: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def is_active(self) -> bool:
@@ -145,20 +144,20 @@ class TaskProcess:
                 break
         if self._state.is_active and time.monotonic() > self._kill_at:
             self._end(None)
-        self._state = replace(self._state, seconds=time.monotonic() - self._begun)
+        self._state = self._state._replace(seconds=time.monotonic() - self._begun)
         return self._state
 
     def cancel(self) -> None:
         """Ask the program to end; a later `poll` ends it by force after CANCEL_GRACE_S."""
         if self._state.status is TaskStatus.RUNNING and self._process is not None:
-            self._state = replace(self._state, status=TaskStatus.CANCELLING)
+            self._state = self._state._replace(status=TaskStatus.CANCELLING)
             self._kill_at = time.monotonic() + CANCEL_GRACE_S
             terminate_tree(self._process)
 
     def kill(self) -> None:
         """End the program and what it started, now: Blender ends, or the extension is disabled."""
         if self._state.is_active and self._process is not None:
-            self._state = replace(self._state, status=TaskStatus.CANCELLING)
+            self._state = self._state._replace(status=TaskStatus.CANCELLING)
             self._end(None)
 
     def _end(self, returncode: int | None) -> None:
@@ -172,11 +171,11 @@ class TaskProcess:
         except subprocess.TimeoutExpired:
             returncode = None
         if self._state.status is TaskStatus.CANCELLING:
-            self._state = replace(self._state, status=TaskStatus.CANCELLED, text="Cancelled.", fix="")
+            self._state = self._state._replace(status=TaskStatus.CANCELLED, text="Cancelled.", fix="")
         elif self._state.is_active:
             problem = exit_problem(returncode or 0, self.log_path)
-            self._state = replace(
-                self._state, status=TaskStatus.FAILED, text=problem.text.replace("The engine", "The program"), fix=problem.fix
+            self._state = self._state._replace(
+                status=TaskStatus.FAILED, text=problem.text.replace("The engine", "The program"), fix=problem.fix
             )
 
     def _take(self, line: bytes) -> None:
@@ -188,8 +187,7 @@ class TaskProcess:
             return
         text, fix = str(message.get("text", "")), str(message.get("fix", ""))
         if kind == "progress":
-            self._state = replace(
-                self._state,
+            self._state = self._state._replace(
                 phase=str(message.get("phase", self._state.phase)),
                 done=_number(message.get("done")),
                 of=_number(message.get("of")),
@@ -199,10 +197,10 @@ class TaskProcess:
         elif kind == "done" and self._state.status is TaskStatus.RUNNING:
             result = message.get("result")
             result = result if isinstance(result, dict) else {}
-            self._state = replace(self._state, status=TaskStatus.DONE, done=self._state.of, text=text, fix=fix, result=result)
+            self._state = self._state._replace(status=TaskStatus.DONE, done=self._state.of, text=text, fix=fix, result=result)
             self._close_input()
         elif kind == "failed" and self._state.status is TaskStatus.RUNNING:
-            self._state = replace(self._state, status=TaskStatus.FAILED, text=text, fix=fix)
+            self._state = self._state._replace(status=TaskStatus.FAILED, text=text, fix=fix)
             self._close_input()
         elif kind == "log":
             self._log(text)
@@ -247,7 +245,7 @@ class ThreadTask:
 
     def poll(self) -> TaskState:
         state = self._state
-        return replace(state, seconds=time.monotonic() - self._begun) if state.is_active else state
+        return state._replace(seconds=time.monotonic() - self._begun) if state.is_active else state
 
     def cancel(self) -> None:
         self._stop.set()
@@ -257,18 +255,18 @@ class ThreadTask:
     def _report(self, done: float = 0.0, of: float = 0.0, unit: str = "", text: str = "") -> None:
         if self._stop.is_set():
             raise StoppedError
-        self._state = replace(self._state, done=done, of=of, unit=unit, text=text)
+        self._state = self._state._replace(done=done, of=of, unit=unit, text=text)
 
     def _run(self) -> None:
         try:
             result = self._work(self._report)
-            self._state = replace(self._state, status=TaskStatus.DONE, text=str(result.get("text", "")), result=result)
+            self._state = self._state._replace(status=TaskStatus.DONE, text=str(result.get("text", "")), result=result)
         except StoppedError:
-            self._state = replace(self._state, status=TaskStatus.CANCELLED, text="Cancelled.")
+            self._state = self._state._replace(status=TaskStatus.CANCELLED, text="Cancelled.")
         except (OSError, ValueError) as error:
-            self._state = replace(self._state, status=TaskStatus.FAILED, text=str(error))
+            self._state = self._state._replace(status=TaskStatus.FAILED, text=str(error))
         except Exception as error:  # noqa: BLE001 - a thread that dies silently would leave a bar that never moves
-            self._state = replace(self._state, status=TaskStatus.FAILED, text=f"This went wrong: {error!r}.")
+            self._state = self._state._replace(status=TaskStatus.FAILED, text=f"This went wrong: {error!r}.")
 
 
 class StoppedError(Exception):

@@ -9,7 +9,7 @@ Matrices are 4x4, row by row, and act on columns. Lengths are Blender units but 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,7 @@ MAX_SIDE_PX = 768
 SAME_VIEW = 1e-4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lens:
+class Lens(NamedTuple):
     """What Blender keeps in a camera and in the output properties.
 
     `sensor_fit` is AUTO, HORIZONTAL or VERTICAL; `shift` is in parts of the picture's fitted side. The size in pixels is that
@@ -65,8 +64,7 @@ class Lens:
         return x - half_x, x + half_x, y - half_y, y + half_y
 
 
-@dataclass(frozen=True, kw_only=True)
-class View:
+class View(NamedTuple):
     """A camera or a viewport, in the world."""
 
     camera_to_world: tuple[float, ...]
@@ -91,8 +89,7 @@ class View:
         return np.array([*self.camera_to_world, *self.window, width / max(height, 1e-9)])
 
 
-@dataclass(frozen=True)
-class Placement:
+class Placement(NamedTuple):
     """object_to_world: from the object's frame (height 1) to the world, 16 numbers; scale is the height."""
 
     object_to_world: tuple[float, ...]

@@ -28,6 +28,7 @@ from . import (
     tasks,
     viewport_overlay,
 )
+from .drawing import guarded
 
 # Each has CLASSES and may have register_extra() and unregister_extra() for menus, draw handlers and followers of the job.
 # A module with a property group of its own stands before `properties`, which points to it.
@@ -62,7 +63,7 @@ def _rank(cls: type) -> int:
     return 2 if getattr(cls, "bl_parent_id", "") else 1
 
 
-CLASSES = sorted((cls for module in MODULES for cls in module.CLASSES), key=_rank)
+CLASSES = sorted((guarded(cls) for module in MODULES for cls in module.CLASSES), key=_rank)
 
 
 @persistent

@@ -21,7 +21,7 @@ from ..core.protocol import messages
 from ..core.proxy_file import read_proxy
 from ..core.view_numbers import Placement, View
 from . import runtime, viewport_overlay
-from .drawing import draw_text, never_raises
+from .drawing import draw_text
 from .ids import TAB
 
 # A view that goes on moving is asked for this often, one that has come to rest at once.
@@ -203,7 +203,6 @@ class DREAMFUSION_PT_camera(bpy.types.Panel):
     bl_options = {"DEFAULT_CLOSED"}
     bl_order = 40
 
-    @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.dreamfusion.camera
         layout.use_property_split = True

@@ -79,7 +79,7 @@ class DREAMFUSION_OT_generate(bpy.types.Operator):
     def _entries(self, context: bpy.types.Context) -> list[QueueEntry]:
         """One job per variation. Raises: ValueError, OSError with a sentence for the user."""
         request = self._request(context)
-        plan = replace(runtime.current_plan(context), height_m=self._value(context, "height_m"))
+        plan = runtime.current_plan(context)._replace(height_m=self._value(context, "height_m"))
         n_variations = self._value(context, "n_variations")
         if self.out_dir and n_variations > 1:
             raise ValueError("One job folder holds one job. Leave the folder out, or make one variation.")

@@ -17,7 +17,7 @@ from ..core.estimates import Record
 from ..core.history import HistoryEntry, HistoryReader, HistoryState
 from ..core.job_state import JobState, duration
 from . import preferences, runtime
-from .drawing import draw_text, never_raises
+from .drawing import LINE_SCALE, draw_text
 from .ids import TAB
 
 # Rows of the list. More are found by searching.
@@ -53,6 +53,11 @@ _shown = _Shown()
 def entries() -> tuple[HistoryEntry, ...]:
     """Every job that is known, newest first; empty until the folders were read."""
     return _shown.entries
+
+
+def of_folder(folder: str) -> HistoryEntry | None:
+    """The job in this folder, None if it is not known (yet)."""
+    return next((entry for entry in _shown.entries if entry.folder == folder), None)
 
 
 def records() -> tuple[Record, ...]:
@@ -174,7 +179,6 @@ class DREAMFUSION_PT_history(bpy.types.Panel):
     bl_options = {"DEFAULT_CLOSED"}
     bl_order = 90
 
-    @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         ensure_read()
         layout, manager = self.layout, context.window_manager
@@ -200,9 +204,9 @@ def draw_entry(layout: bpy.types.UILayout, entry: HistoryEntry) -> None:
     picture = _shown.thumbnails.icon_id(entry.thumbnail)
     if picture:
         box.template_icon(icon_value=picture, scale=THUMBNAIL_SCALE)
+    draw_text(box, entry.prompt)
     column = box.column(align=True)
-    column.scale_y = 0.8
-    draw_text(column, entry.prompt)
+    column.scale_y = LINE_SCALE
     for line in _facts(entry):
         column.label(text=line)
     failure = runtime.failure_of(entry.folder)

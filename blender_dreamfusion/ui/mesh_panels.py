@@ -6,7 +6,7 @@ import bpy
 
 from ..bl.mesh import triangle_count
 from ..core.engine_options import engine_options
-from .drawing import SubPanel, draw_text, never_raises
+from .drawing import SubPanel, draw_text
 from .option_panels import draw_option
 
 # The engine's options that an artist thinks of first; all others are in Advanced.
@@ -17,7 +17,6 @@ class DREAMFUSION_PT_mesh(SubPanel, bpy.types.Panel):
     bl_label = "Mesh & Texture"
     bl_order = 50
 
-    @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout, importing = self.layout, context.scene.dreamfusion.importing
         layout.use_property_split = True
@@ -50,7 +49,6 @@ class DREAMFUSION_PT_object(SubPanel, bpy.types.Panel):
         active = context.active_object
         return active is not None and active.type == "MESH"
 
-    @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout, importing, active = self.layout, context.scene.dreamfusion.importing, context.active_object
         layout.use_property_split = True
@@ -74,7 +72,6 @@ class DREAMFUSION_PT_asset(SubPanel, bpy.types.Panel):
     def draw_header(self, context: bpy.types.Context) -> None:
         self.layout.prop(context.scene.dreamfusion.asset, "mark", text="")
 
-    @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout, asset = self.layout, context.scene.dreamfusion.asset
         layout.use_property_split = True

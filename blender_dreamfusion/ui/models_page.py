@@ -13,7 +13,7 @@ from ..core import model_list
 from ..core.model_list import ModelRow
 from ..core.task_process import TaskState, TaskStatus
 from . import tasks
-from .drawing import draw_text, never_raises
+from .drawing import draw_text
 from .models import WORK_TASK, find_row, icon_of, rows, sync_list, work_id
 from .models import model_items as model_items
 
@@ -23,7 +23,7 @@ WIDE_CHARS = 85
 
 
 class DREAMFUSION_UL_models(bpy.types.UIList):
-    def draw_item(self, _context, layout, _data, item, _icon_value, _active_data, _active_property, _index) -> None:  # type: ignore[no-untyped-def]
+    def draw_item(self, context, layout, data, item, icon, active_data, active_property, index=0, flt_flag=0):  # type: ignore[no-untyped-def]
         row = find_row(item.name)
         if row is None:
             layout.label(text=item.name)
@@ -40,7 +40,6 @@ class DREAMFUSION_MT_models(bpy.types.Menu):
     bl_label = "Model"
     bl_description = "The diffusion model that judges the pictures"
 
-    @never_raises
     def draw(self, _context: bpy.types.Context) -> None:
         for row in rows():
             self.layout.operator("dreamfusion.choose_model", text=row.title, icon=icon_of(row)).model = row.id
@@ -110,10 +109,10 @@ def draw_page(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
 def _draw_details(box: bpy.types.UILayout, row: ModelRow) -> None:
     box.label(text=row.title, icon=icon_of(row))
     draw_text(box, row.note, n_chars=WIDE_CHARS)
-    facts = [f"Licence: {row.licence}", f"{row.resolution_px} px", row.vram_text, row.size_text, row.state_text]
+    facts = [f"License: {row.licence}", f"{row.resolution_px} px", row.vram_text, row.size_text, row.state_text]
     draw_text(box, " · ".join(fact for fact in facts if fact), n_chars=WIDE_CHARS)
     if row.gated:
-        draw_text(box, "Its owner gives it to those who accepted the licence; the download says where.", icon="LOCKED", n_chars=WIDE_CHARS)
+        draw_text(box, "Its owner gives it to those who accepted the license; the download says where.", icon="LOCKED", n_chars=WIDE_CHARS)
     if row.folder:
         box.label(text=row.folder, icon="FILE_FOLDER")
     if row.installed:

@@ -1,7 +1,6 @@
 """Operators on results and generated objects: import, replace, LODs, decimate, quads, asset, export. Each calls one function."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +77,9 @@ class DREAMFUSION_OT_import_result(_Importing, bpy.types.Operator):
     )
     scene_name: bpy.props.StringProperty(options=HIDDEN)  # type: ignore[valid-type]
     location: bpy.props.FloatVectorProperty(  # type: ignore[valid-type]
-        name="Location", description="Where the bottom centre stands", subtype="TRANSLATION", size=3, options=SKIP
+        name="Location", description="Where the middle of its bottom stands", subtype="TRANSLATION", size=3, options=SKIP
     )
-    height_m: bpy.props.FloatProperty(name="Height (m)", description="Height in metres", default=1.0, min=0.001, options=SKIP)  # type: ignore[valid-type]
+    height_m: bpy.props.FloatProperty(name="Height (m)", description="Height in meters", default=1.0, min=0.001, options=SKIP)  # type: ignore[valid-type]
     collection: bpy.props.StringProperty(name="Collection", description="Made where it is missing", options=SKIP)  # type: ignore[valid-type]
     replace_object: bpy.props.StringProperty(  # type: ignore[valid-type]
         name="Into", description="Name of a generated object that gets the new mesh; empty: a new object", options=SKIP
@@ -104,7 +103,7 @@ class DREAMFUSION_OT_import_result(_Importing, bpy.types.Operator):
             base = ImportPlan.from_json(json.loads(self.plan)) if self.plan else scene_plan(context)
         except ValueError as error:
             return _refuse(self, f"The import plan cannot be read ({error}). Leave it out to take what the panel says.")
-        plan = replace(base, **self._given(base))
+        plan = base._replace(**self._given(base))
         for name in PLANNED:  # what was used shows in the redo panel, and stays when one value is changed there
             setattr(self, name, bool(plan.lods) if name == "lods" else getattr(plan, name))
         return self._read(context, plan)
@@ -169,7 +168,7 @@ class DREAMFUSION_OT_replace_mesh(_OnActiveMesh, _Importing, bpy.types.Operator)
         return True
 
     def change(self, context: bpy.types.Context, active: bpy.types.Object) -> set[str]:
-        return self._read(context, replace(scene_plan(context), replace_object=active.name, quads=False, lods=(), mark_asset=False))
+        return self._read(context, scene_plan(context)._replace(replace_object=active.name, quads=False, lods=(), mark_asset=False))
 
 
 class DREAMFUSION_OT_make_lods(_OnActiveMesh, bpy.types.Operator):

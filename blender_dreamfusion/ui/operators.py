@@ -11,10 +11,14 @@ class _JobOperator:
 
     bl_options = {"REGISTER"}
     allowed: frozenset[Status]
+    refusal = "Only while a job takes shape"
 
     @classmethod
     def poll(cls, _context: bpy.types.Context) -> bool:
-        return runtime.state().status in cls.allowed
+        if runtime.state().status in cls.allowed:
+            return True
+        cls.poll_message_set(cls.refusal)  # type: ignore[attr-defined]
+        return False
 
 
 class DREAMFUSION_OT_cancel(_JobOperator, bpy.types.Operator):
@@ -23,6 +27,7 @@ class DREAMFUSION_OT_cancel(_JobOperator, bpy.types.Operator):
     bl_idname = "dreamfusion.cancel"
     bl_label = "Cancel"
     allowed = frozenset({Status.STARTING, Status.RUNNING, Status.PAUSED, Status.FINISHING})
+    refusal = "No job is running"
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
         return _told(lambda session: session.cancel())

@@ -12,7 +12,7 @@ from typing import Any
 import bpy
 
 from ..core.engine_options import EngineOption, engine_options, fault, found, groups, number_text, numbers, value_of
-from .drawing import SubPanel, draw_text, never_raises
+from .drawing import SubPanel, draw_text
 
 # These have a place of their own in another panel.
 SHOWN_ELSEWHERE = frozenset({"guidance.guidance_scale"})
@@ -141,7 +141,6 @@ class DREAMFUSION_PT_advanced(SubPanel, bpy.types.Panel):
     bl_label = "Advanced"
     bl_order = 70
 
-    @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.dreamfusion
         search = context.window_manager.dreamfusion.option_search
@@ -196,8 +195,6 @@ def draw_option(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup, o
         split.row(align=True).prop(settings.engine, option.attribute, text="")
     if differs(settings, option):
         row.operator("dreamfusion.reset_options", text="", icon="LOOP_BACK").key = option.key
-    else:
-        row.label(text="", icon="BLANK1")
     if wrong:
         draw_text(layout, wrong, icon="ERROR")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import bpy
 
 from ..core.job_state import Status, headline
-from . import models_page, queue, readiness, runtime, setup
-from .drawing import SidebarPanel, SubPanel, draw_text, never_raises
+from . import history, models_page, queue, readiness, runtime, setup
+from .drawing import LINE_SCALE, SidebarPanel, SubPanel, draw_text
 from .option_panels import changed_options
 from .presets import DREAMFUSION_PT_presets
 
@@ -21,11 +21,9 @@ class DREAMFUSION_PT_main(SidebarPanel, bpy.types.Panel):
     bl_label = "DreamFusion"
     bl_order = 0
 
-    @never_raises
     def draw_header_preset(self, _context: bpy.types.Context) -> None:
         DREAMFUSION_PT_presets.draw_panel_header(self.layout)
 
-    @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.dreamfusion
         setup.draw_first_run(layout, context)
@@ -33,7 +31,7 @@ class DREAMFUSION_PT_main(SidebarPanel, bpy.types.Panel):
         draw_prompt(layout, settings)
         layout.row(align=True).prop(settings, "preset", expand=True)
         column = layout.column(align=True)
-        column.scale_y = 0.8
+        column.scale_y = LINE_SCALE
         for line in readiness.cost_lines(settings):
             column.label(text=line)
         column = layout.column(align=True)
@@ -50,7 +48,6 @@ class DREAMFUSION_PT_negative_seed(SubPanel, bpy.types.Panel):
     bl_label = "Negative & Seed"
     bl_order = 10
 
-    @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.dreamfusion
         layout.prop(settings, "negative", text="", placeholder="What it must not look like")
@@ -63,7 +60,6 @@ class DREAMFUSION_PT_model(SubPanel, bpy.types.Panel):
     bl_label = "Model"
     bl_order = 20
 
-    @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.dreamfusion
         models_page.draw_choice(layout, settings)
@@ -132,6 +128,9 @@ def draw_end(layout: bpy.types.UILayout) -> None:
         layout.operator("dreamfusion.import_result", text="Import Result Again" if problem is None else "Import Result")
     elif state.status is Status.CANCELLED:
         layout.label(text="Cancelled", icon="INFO")
+    entry = history.of_folder(state.folder)
+    if entry is not None and entry.is_resumable and not history.is_at_work(state.folder):
+        layout.operator("dreamfusion.history_continue", text="Continue Job", icon="PLAY").folder = state.folder
 
 
 CLASSES = (DREAMFUSION_PT_main, DREAMFUSION_PT_negative_seed, DREAMFUSION_PT_model)

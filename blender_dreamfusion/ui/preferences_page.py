@@ -3,7 +3,6 @@
 import bpy
 
 from . import models, models_page, preferences, setup
-from .drawing import never_raises
 from .ids import ADDON_PACKAGE
 
 # The ids of requirements/builds.toml; those that do not exist for this system are refused with a sentence.
@@ -63,7 +62,6 @@ class DREAMFUSION_AP_preferences(bpy.types.AddonPreferences):
         update=models.folder_changed,
     )
 
-    @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
         box = layout.box()

@@ -58,7 +58,7 @@ class DREAMFUSION_PG_scene(bpy.types.PropertyGroup):
         name="Engine", description="All engine options, as the preset and `options` make them", type=DREAMFUSION_PG_engine
     )
     height_m: bpy.props.FloatProperty(  # type: ignore[valid-type]
-        name="Height (m)", description="Height of the object in metres", default=1.0, min=0.001, soft_max=10.0
+        name="Height (m)", description="Height of the object in meters", default=1.0, min=0.001, soft_max=10.0
     )
     place: bpy.props.EnumProperty(  # type: ignore[valid-type]
         name="Place",

@@ -9,7 +9,7 @@ import bpy
 
 from ..core.queue import QueueEntry
 from . import runtime
-from .drawing import draw_text, never_raises
+from .drawing import draw_text
 from .history import DREAMFUSION_PG_row
 from .ids import TAB
 
@@ -68,13 +68,11 @@ class DREAMFUSION_PT_queue(bpy.types.Panel):
     bl_options = {"DEFAULT_CLOSED"}
     bl_order = 80
 
-    @never_raises
     def draw_header_preset(self, _context: bpy.types.Context) -> None:
         n_waiting = len(runtime.queue().entries) + len(runtime.queue().left)
         if n_waiting:
             self.layout.label(text=str(n_waiting))
 
-    @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout, line = self.layout, runtime.queue()
         held = runtime.held()
@@ -121,7 +119,18 @@ def _question(left: tuple[QueueEntry, ...]) -> str:
     return f"{len(left)} job{'' if one else 's'} {'was' if one else 'were'} waiting when Blender was closed."
 
 
-class DREAMFUSION_OT_queue_move(bpy.types.Operator):
+class _OnWaiting:
+    """Operators on the chosen job of the line."""
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        if runtime.queue().entries:
+            return True
+        cls.poll_message_set("No job waits")  # type: ignore[attr-defined]
+        return False
+
+
+class DREAMFUSION_OT_queue_move(_OnWaiting, bpy.types.Operator):
     """Change the place of the chosen job in the queue"""
 
     bl_idname = "dreamfusion.queue_move"
@@ -135,7 +144,7 @@ class DREAMFUSION_OT_queue_move(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class DREAMFUSION_OT_queue_remove(bpy.types.Operator):
+class DREAMFUSION_OT_queue_remove(_OnWaiting, bpy.types.Operator):
     """Take the chosen job out of the queue"""
 
     bl_idname = "dreamfusion.queue_remove"
@@ -159,7 +168,18 @@ class DREAMFUSION_OT_queue_go_on(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class DREAMFUSION_OT_queue_continue(bpy.types.Operator):
+class _OnLeft:
+    """Operators that answer what becomes of the jobs that another Blender left."""
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        if runtime.queue().left:
+            return True
+        cls.poll_message_set("No job was left waiting")  # type: ignore[attr-defined]
+        return False
+
+
+class DREAMFUSION_OT_queue_continue(_OnLeft, bpy.types.Operator):
     """Run the jobs that were waiting when Blender was closed; their objects come into this scene"""
 
     bl_idname = "dreamfusion.queue_continue"
@@ -171,7 +191,7 @@ class DREAMFUSION_OT_queue_continue(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class DREAMFUSION_OT_queue_discard(bpy.types.Operator):
+class DREAMFUSION_OT_queue_discard(_OnLeft, bpy.types.Operator):
     """Forget the jobs that were waiting; one that had begun stays in the history"""
 
     bl_idname = "dreamfusion.queue_discard"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import bpy
 
@@ -16,8 +15,7 @@ from .option_panels import changed_options
 EXAMPLE = "a red mug"
 
 
-@dataclass(frozen=True)
-class Reason:
+class Reason(NamedTuple):
     """Why Generate cannot run, and the button that mends it."""
 
     text: str

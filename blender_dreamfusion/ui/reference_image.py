@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.naming import slug
 from . import runtime
-from .drawing import SubPanel, draw_text, never_raises
+from .drawing import SubPanel, draw_text
 
 # What the engine reads.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -123,7 +123,6 @@ class DREAMFUSION_PT_reference(SubPanel, bpy.types.Panel):
     bl_label = "Reference Image"
     bl_order = 30
 
-    @never_raises
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.dreamfusion
         if settings.reference_image is not None:

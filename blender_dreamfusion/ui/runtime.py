@@ -11,7 +11,6 @@ import os
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -158,7 +157,7 @@ def go_on() -> None:
 def continue_left() -> None:
     """Run what another Blender left. Its files are not open here: results go into the current scene."""
     scene, count = bpy.context.scene.name, _runtime.file_count
-    entries = [replace(entry, plan=replace(entry.plan, scene_name=scene, file_count=count)) for entry in _runtime.queue.left]
+    entries = [entry._replace(plan=entry.plan._replace(scene_name=scene, file_count=count)) for entry in _runtime.queue.left]
     _runtime.queue.answer_left(entries)
     go_on()
 
@@ -213,7 +212,7 @@ def _ended(entry: QueueEntry, why: Problem | None) -> None:
     _runtime.failures[entry.folder] = why
     if why.code in HOLDING_CODES:
         if _runtime.has_waited or _runtime.queue.entries:
-            _runtime.queue.put_back(replace(entry, resume=entry.resume or (Path(entry.folder) / "job.json").is_file()))
+            _runtime.queue.put_back(entry._replace(resume=entry.resume or (Path(entry.folder) / "job.json").is_file()))
             _runtime.held = why
 
 

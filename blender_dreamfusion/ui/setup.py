@@ -16,14 +16,14 @@ import bpy
 from ..core.deferred import Deferred
 from ..core.task_process import Task, TaskState, TaskStatus
 from . import models, preferences, runtime, tasks
-from .drawing import draw_text
+from .drawing import WRAP_CHARS, draw_text
 from .ids import PACKAGE_ROOT
 
 if TYPE_CHECKING:
     from ..core import setup_plan, setup_task
     from ..core.setup_plan import BuildTable, Findings, SetupPlan
 else:  # a quarter of the time that enabling takes, and most sessions never set anything up
-    setup_plan, setup_task = Deferred("setup_plan"), Deferred("setup_task")
+    setup_plan, setup_task = Deferred(".setup_plan"), Deferred(".setup_task")
 
 EXAMINE, WORK = "setup-examine", "setup"
 PHASE_TEXTS = {"venv": "Environment", "pip": "pip", "torch": "torch", "packages": "Packages", "check": "Check"}
@@ -121,7 +121,7 @@ def draw_first_run(layout: bpy.types.UILayout, context: bpy.types.Context) -> No
         return
     box = layout.box()
     box.label(text="Set Up the Engine", icon="TOOL_SETTINGS")
-    draw(box, context, _write_narrow)
+    draw(box, context, WRAP_CHARS)
 
 
 def draw_page(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
@@ -129,38 +129,27 @@ def draw_page(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     python = preferences.engine_python(context)
     if python is not None:
         layout.label(text=_known.verdict or f"The engine is set up: {python}", icon="CHECKMARK")
-    draw(layout, context, _write_wide)
+    draw(layout, context, PREFERENCES_CHARS)
 
 
-def _write_narrow(layout: bpy.types.UILayout, text: str, icon: str) -> None:
-    draw_text(layout, text, icon=icon)
-
-
-def _write_wide(layout: bpy.types.UILayout, text: str, icon: str) -> None:
-    draw_text(layout, text, icon=icon, n_chars=PREFERENCES_CHARS)
-
-
-Write = Callable[[bpy.types.UILayout, str, str], None]
-
-
-def draw(layout: bpy.types.UILayout, context: bpy.types.Context, write: Write) -> None:
-    """The set-up as it stands; `write` writes a sentence as wide as the place allows."""
+def draw(layout: bpy.types.UILayout, context: bpy.types.Context, n_chars: int) -> None:
+    """The set-up as it stands, in lines of `n_chars`."""
     work = tasks.state(WORK)
     if work is not None and work.is_active:
         _draw_work(layout, work)
         return
     if work is not None and work.status is TaskStatus.FAILED:
-        write(layout, work.sentence, "ERROR")
+        draw_text(layout, work.sentence, icon="ERROR", n_chars=n_chars)
         layout.operator("dreamfusion.setup_open_log", icon="TEXT")
     elif work is not None and work.text:
-        write(layout, work.text, "INFO")
+        draw_text(layout, work.text, icon="INFO", n_chars=n_chars)
     if tasks.is_running(EXAMINE):
         layout.label(text="Looking at this computer", icon="TIME")
     elif _known.findings is None:
         layout.operator("dreamfusion.setup_examine", icon="VIEWZOOM")
         layout.operator("dreamfusion.setup_use_python", icon="FILE_FOLDER")
     else:
-        _draw_plan(layout, context, _known.findings, write)
+        _draw_plan(layout, context, _known.findings, n_chars)
 
 
 def _draw_work(layout: bpy.types.UILayout, work: TaskState) -> None:
@@ -173,17 +162,21 @@ def _draw_work(layout: bpy.types.UILayout, work: TaskState) -> None:
     row.operator("dreamfusion.setup_open_log", text="Log", icon="TEXT")
 
 
-def _draw_plan(layout: bpy.types.UILayout, context: bpy.types.Context, findings: Findings, write: Write) -> None:
+def _draw_plan(layout: bpy.types.UILayout, context: bpy.types.Context, findings: Findings, n_chars: int) -> None:
+    def write(where: bpy.types.UILayout, text: str, icon: str) -> None:
+        draw_text(where, text, icon=icon, n_chars=n_chars)
+
     column = layout.column(align=True)
     for line, icon in setup_plan.findings_lines(findings):
         write(column, line, icon)
     own, plan = preferences.own(context), _known.plan
     if own is not None:
         column = layout.column()
-        column.use_property_split = False
-        column.prop(own, "engine_build", text="")
-        column.prop(own, "engine_folder", text="", placeholder=findings.folder)
-        column.prop(own, "base_python", text="", placeholder=findings.python.path if findings.python else "Python 3.11 to 3.13")
+        column.use_property_split = has_room = n_chars > WRAP_CHARS
+        label = {} if has_room else {"text": ""}
+        column.prop(own, "engine_build", **label)
+        column.prop(own, "engine_folder", **label, placeholder=findings.folder)
+        column.prop(own, "base_python", **label, placeholder=findings.python.path if findings.python else "Python 3.11 to 3.13")
     if plan is not None:
         needs = f"{setup_plan.gigabytes(plan.disk_mb)} on the disk"
         write(layout, f"{plan.title}: downloads {setup_plan.gigabytes(plan.download_mb)} from {plan.sources}; needs {needs}", "IMPORT")

@@ -6,6 +6,7 @@ Main thread only. Draws read `state(name)`. Without a window timers do not run: 
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 
 import bpy
@@ -104,8 +105,11 @@ def redraw() -> None:
 
 
 def _tick() -> float | None:
-    if pump():
-        redraw()
+    try:
+        if pump():
+            redraw()
+    except Exception:  # noqa: BLE001 - Blender drops a timer that raises, and the other tasks would stand still on the screen
+        traceback.print_exc()
     return POLL_S if _running else None
 
 

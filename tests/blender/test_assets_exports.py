@@ -39,7 +39,7 @@ def test_an_asset_has_the_prompts_words_tags_author_licence_and_the_engines_pict
 def test_an_unsaved_file_has_no_catalogue_and_that_is_said(ring, asset_settings, addon):
     notes = addon("bl.assets").mark_asset(ring, thumbnail=None, catalog="Props/Rings")
     assert "no preview picture" in notes[0]
-    assert notes[1].startswith("The asset is not in the catalogue Props/Rings yet: the file has no folder. Save it")
+    assert notes[1].startswith("The asset is not in the catalog Props/Rings yet: the file has no folder. Save it")
     assert ring.asset_data is not None
 
 

@@ -206,7 +206,7 @@ def job(addon, monkeypatch, camera):
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
 
     def says(**values):
-        session.state = job_state.replace(session.state, **values)
+        session.state = session.state._replace(**values)
         runtime.pump()
 
     def later(seconds=0.05):

@@ -292,6 +292,18 @@ def test_continue_resumes_in_the_jobs_own_folder(runtime, entry, tmp_path):
     assert [path.name for path in (tmp_path / "jobs").iterdir()] == [folder.name]
 
 
+def test_a_job_that_broke_off_can_be_continued_right_where_its_end_is_told(runtime, entry, addon):
+    folder = make_unfinished(runtime, entry)
+    addon("ui.history").wait_until_read()
+    drawn = draw("DREAMFUSION_PT_main")
+    assert "Continue Job" in drawn.texts() and "dreamfusion.history_continue" in drawn.operators()
+    runtime.enqueue(entry("a mug"))
+    drive(runtime)
+    addon("ui.history").wait_until_read()
+    assert "Continue Job" not in draw("DREAMFUSION_PT_main").texts(), "the last one is done"
+    assert folder.is_dir()
+
+
 def test_more_steps_make_a_new_job_that_goes_on_from_the_old_one(runtime, entry, tmp_path):
     runtime.enqueue(entry("a mug"))
     drive(runtime)

@@ -171,6 +171,13 @@ def test_provenance_names_licence_and_guidance_where_the_engine_tells_them(resul
     assert {name: obj[f"dreamfusion_{name}"] for name in info} == info
 
 
+@pytest.mark.parametrize(("said", "shown"), [("no", ", no baked-in light"), ("some", ", some baked-in light"), ("of a newer engine", "")])
+def test_whether_light_is_baked_into_the_texture_is_told_and_kept(result_folder, addon, said, shown):
+    (result_folder / "result.json").write_text(json.dumps({"prompt": "a red box", "baked_light": said}))
+    assert import_box(result_folder)["dreamfusion_baked_light"] == said
+    assert addon("ui.runtime").imported() == (f"a-red-box: 12 triangles, watertight, 32 px texture{shown}",)
+
+
 def test_a_result_that_is_inside_out_is_turned_round(result_folder):
     with np.load(result_folder / "mesh.npz") as arrays:
         turned = {"vertices": arrays["vertices"], **{name: arrays[name][:, ::-1] for name in ("faces", "corner_uvs")}}

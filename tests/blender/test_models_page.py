@@ -86,7 +86,7 @@ def test_before_the_engine_is_asked_the_table_that_ships_is_shown(draw_page, mod
     assert [item.name for item in bpy.context.window_manager.dreamfusion.models] == []
     layout = draw_page("sd21-base")
     text = layout.texts().replace("\n", " ")
-    assert "Stable Diffusion 2.1 base" in text and "Licence: CreativeML Open RAIL++-M" in text and "8 GB VRAM" in text and "2.6 GB" in text
+    assert "Stable Diffusion 2.1 base" in text and "License: CreativeML Open RAIL++-M" in text and "8 GB VRAM" in text and "2.6 GB" in text
     assert ("dreamfusion.model_download", "sd21-base") in layout.operators()
     assert [name for name, *_ in models.model_items()] == ["toybox", "sd21-base", "sd21", "sd15", "sd14", "sdxl", "deepfloyd"]
     assert models.model_items() is models.model_items(), "Blender's menus need the very same strings"

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import bpy
 import pytest
 
+from tests.blender_results import PACKAGE
+
 ICONS = {item.identifier for item in bpy.types.UILayout.bl_rna.functions["prop"].parameters["icon"].enum_items}
 LAYOUT = bpy.types.UILayout.bl_rna
 # What fits into the default sidebar.
@@ -73,7 +75,7 @@ def in_state(addon, monkeypatch):
     def set_state(**values):
         progress = messages.Progress(job="j", phase="train", step=120, of=300, seconds_per_step=0.21, eta_s=38)
         state = job_state.applied(job_state.started("j", "a red mug", "/jobs/j"), progress)
-        monkeypatch.setattr(runtime._runtime, "session", SimpleNamespace(state=job_state.replace(state, **values), shutdown=lambda: None))
+        monkeypatch.setattr(runtime._runtime, "session", SimpleNamespace(state=state._replace(**values), shutdown=lambda: None))
 
     return set_state
 
@@ -115,14 +117,14 @@ def test_a_model_that_is_not_here_is_said_with_the_way_to_it(is_set_up):
     settings = bpy.context.scene.dreamfusion
     settings.prompt, settings.model = "a red mug", "sd21-base"
     recorder = draw()
-    assert "Cannot generate: the model is not here" in recorder.texts() and "VRAM: 8 GB" in recorder.texts()
+    assert "Cannot generate: the model is not here" in recorder.texts() and "8 GB VRAM" in recorder.texts()
     assert recorder.operators()[1] == "dreamfusion.models_page", "Blender is offline here"
 
 
 def test_the_time_is_that_of_finished_jobs_where_there_are_some(addon, monkeypatch):
     record = addon("core.estimates").Record("draft", 300.0)
     monkeypatch.setattr(addon("ui.history"), "records", lambda: (record,))
-    assert "About 5 min · VRAM: none" in draw().texts()
+    assert "About 5 min · no VRAM" in draw().texts()
 
 
 def test_the_numbers_of_the_quality_stand_beneath_it(addon, monkeypatch):
@@ -196,6 +198,25 @@ def test_a_failure_shows_sentence_and_fix(in_state, addon):
     in_state(status=addon("core.job_state").Status.FAILED, problem=problem)
     text = draw().texts().replace("\n", " ")
     assert "The engine was killed by the system. Take a smaller preset." in text
+
+
+def test_no_exception_leaves_a_draw_or_a_poll_of_any_class(addon, capsys):
+    """Whatever Blender hands over: here nothing at all."""
+    addon("ui.drawing")._reported.clear()
+    n_faults = 0
+    for cls in addon("ui.addon").CLASSES:
+        for name in ("draw", "draw_header", "draw_header_preset", "draw_item"):
+            method = getattr(cls, name, None)
+            if method is None or not getattr(method, "__module__", "").startswith(PACKAGE):
+                continue
+            recorder = Recorder()
+            arguments = (None, recorder, None, None, 0, None, "") if name == "draw_item" else (None,)
+            method(SimpleNamespace(layout=recorder), *arguments)
+            n_faults += "A fault in the add-on" in recorder.texts()
+        for name in ("poll", "poll_drop"):
+            if name in vars(cls):
+                assert getattr(cls, name)(None) in (True, False), cls
+    assert n_faults > 10 and capsys.readouterr().err.count("Traceback") > 10, "faults did happen"
 
 
 @pytest.mark.parametrize("rubbish", [None, 7, object()])

@@ -45,7 +45,7 @@ def test_job_folders_of_one_second_do_not_collide(tmp_path):
 def running(**values) -> JobState:
     state = job_state.started("j", "a red mug", "/jobs/1")
     progress = messages.Progress(job="j", phase="train", step=30, of=300, seconds_per_step=0.25, eta_s=67.5)
-    return job_state.replace(job_state.applied(state, progress), **values)
+    return job_state.applied(state, progress)._replace(**values)
 
 
 def test_progress_moves_starting_to_running_but_does_not_undo_a_pause():

@@ -134,15 +134,15 @@ def test_the_reader_gives_the_newest_first_and_never_holds_its_caller(tmp_path):
         body["created"] = f"2026-01-{1 + number % 28:02d}T10:00:{number % 60:02d}+00:00"
         (folder / "job.json").write_text(json.dumps(body))
     reader = HistoryReader()
-    begun = time.perf_counter()
+    asked = time.perf_counter()
     reader.ask(tmp_path)
-    longest, found = time.perf_counter() - begun, None
+    longest, found = time.perf_counter() - asked, None
     while found is None:
         begun = time.perf_counter()
         found = reader.take()
         longest = max(longest, time.perf_counter() - begun)
         time.sleep(0.002)
-    assert longest < 0.05
+    assert longest < (time.perf_counter() - asked) / 4, "a caller that is held waits for all of it"
     assert len(found) == n_jobs + 1
     assert [entry.created for entry in found] == sorted((entry.created for entry in found), reverse=True)
 

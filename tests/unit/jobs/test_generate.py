@@ -60,6 +60,7 @@ def test_the_result_folder_holds_what_blender_and_others_import(finished):
     assert info["stats"]["open_edges"] == 0
     assert (info["prompt"], info["seed"], info["steps_done"], info["finished_early"]) == ("a red mug", 3, 6, False)
     assert (info["model_licence"], info["guidance"], info["guidance_scale"]) == ("unknown", "image-target", 4.0)
+    assert info["baked_light"] == "some", "a folder's model knows no word for unlit pictures, and part of the steps was lit"
     assert {"load", "train", "mesh", "export", "total"} == info["seconds"].keys()
     assert info["config"]["training"]["n_steps"] == 6 and info["versions"]["torch"]
     assert 50e6 < info["peak_memory_bytes"] < 20e9
