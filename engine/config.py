@@ -18,13 +18,13 @@ from typing import Any
 from engine.errors import UserError, check_range
 from engine.fields.field_config import FieldConfig
 from engine.guidance.denoiser_config import DenoiserConfig
+from engine.guidance.guidance_config import GuidanceConfig
 from engine.meshing.mesh_config import MeshConfig
 from engine.options import field_docs, from_json, parse_value, to_json, to_text
 from engine.protocol import JobRequest
 from engine.scene.scene_config import CameraConfig, LightConfig
 from engine.schedule import scheduled
 from engine.training.training_config import (
-    GuidanceConfig,
     LossConfig,
     OptimizerConfig,
     ReferenceConfig,
@@ -207,6 +207,9 @@ def check_request(request: JobRequest) -> JobConfig:
     if request.start_mesh:
         raise UserError("A mesh to start from was given, but this version starts from nothing only.", "Leave it out.", "option")
     config = make_config(request.preset, request.overrides)
+    for view, text in config.guidance.own_texts().items():
+        check_text(f"guidance.prompt-{view.split()[-1]}", text)
+    check_text("guidance.flaws", config.guidance.flaws)
     if request.reference_image:
         from engine.scene.reference_view import prepare_picture
 

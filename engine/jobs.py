@@ -140,12 +140,12 @@ def _prepare(request: JobRequest | None, out_dir: Path, lock: JobLock, *, resume
         folder = open_job(out_dir, request)
         with output_errors(out_dir):
             lock.acquire()
-        return folder, check_model(folder.request)
+        return folder, check_model(folder.request, folder.config)
     if request is None:
         raise UserError("The prompt is empty.", 'Say what to make, for example "a red mug".', "prompt")
     config = check_request(request)
     check_folder(out_dir, resume=False, overwrite=overwrite)
-    warnings = check_model(request)
+    warnings = check_model(request, config)
     start = find_start(request, config, out_dir) if request.start_from else None
     with output_errors(out_dir):
         out_dir.mkdir(exist_ok=True)
@@ -153,7 +153,7 @@ def _prepare(request: JobRequest | None, out_dir: Path, lock: JobLock, *, resume
     return create_job(out_dir, request, overwrite=overwrite, start=start), warnings
 
 
-def check_model(request: JobRequest) -> list[str]:
+def check_model(request: JobRequest, config: JobConfig) -> list[str]:
     """Whether the model is there and knows the prompt's thing; reads small files only. Returns warnings. Raises UserError."""
     from engine.guidance.model_table import find_model, free_prompt_models, model_folder
     from engine.guidance.vocabulary import check_prompt
@@ -163,8 +163,10 @@ def check_model(request: JobRequest) -> list[str]:
     vocabulary = model.load_vocabulary()
     if vocabulary is None:
         return []
-    known = check_prompt(request.prompt, vocabulary, free_prompt_models())
-    return [f"{model.title} does not know {', '.join(known.unknown)} and leaves it out."] if known.unknown else []
+    texts = [request.prompt, *config.guidance.own_texts().values()]
+    known = [check_prompt(text, vocabulary, free_prompt_models()) for text in texts]
+    unknown = list(dict.fromkeys(word for found in known for word in found.unknown))
+    return [f"{model.title} does not know {', '.join(unknown)} and leaves it out."] if unknown else []
 
 
 def _run_phases(run: _Run) -> None:
@@ -212,12 +214,10 @@ def _load(run: _Run, config: JobConfig) -> tuple[Trainer, torch.device]:
     run.progress("load", 0, 3, text="Starting torch")
     from engine.guidance.configured import load_configured
     from engine.guidance.model_table import find_model, model_folder
-    from engine.scene.view_prompts import ViewPrompts
-    from engine.scene.view_weights import VIEWS
     from engine.training.checkpoint import latest_checkpoint
     from engine.training.plan import make_plan
     from engine.training.reference import KnownView
-    from engine.training.teacher import DiffusionTeacher
+    from engine.training.teacher import DiffusionTeacher, make_prompts
     from engine.training.trainer import Trainer
 
     request = run.folder.request
@@ -229,18 +229,7 @@ def _load(run: _Run, config: JobConfig) -> tuple[Trainer, torch.device]:
     denoiser = load_configured(model_folder(model), device, config.model)
     run.stop_if_cancelled()
     run.progress("load", 2, 3, text="Reading the prompt")
-    words = {view: "" for view in VIEWS} if config.guidance.view_prompts == "off" else model.view_words
-    mode: Any = "named" if config.guidance.view_prompts == "named" else "interpolated"
-    prompts = ViewPrompts(
-        request.prompt,
-        request.negative,
-        denoiser.embed,
-        view_words=words,
-        shading_words=model.shading_words,
-        mode=mode,
-        front_deg=config.camera.front_deg,
-        overhead_deg=config.camera.overhead_deg,
-    )
+    prompts = make_prompts(denoiser, model, request.prompt, request.negative, config.guidance, config.camera)
     denoiser.drop_text_encoder()
     known_view = KnownView.load(run.folder.reference, config.reference, device) if request.reference_image else None
     trainer = Trainer(config, request.seed, device, DiffusionTeacher(denoiser, prompts, config.guidance), known_view)

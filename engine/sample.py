@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.config import check_text
+from engine.config import JobConfig, check_text
 from engine.errors import UserError, check_range
 from engine.guidance.denoiser_config import DenoiserConfig, VramLevel
 from engine.job_folder import output_errors, slug_of
@@ -60,7 +60,7 @@ def draw_samples(request: SampleRequest, out: Path, warn: Callable[[str], None])
     from engine.guidance.model_table import find_model, model_folder
 
     config = _checked(request)
-    for text in check_model(JobRequest(prompt=request.prompt, model=request.model)):
+    for text in check_model(JobRequest(prompt=request.prompt, model=request.model), JobConfig()):
         warn(text)
     model = find_model(request.model)
     if request.view not in (*model.view_words, "none"):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from engine.guidance.denoiser import Denoiser
-from engine.guidance.distillation import classifier_free, draw_noise, predict_both, rescale
+from engine.guidance.distillation import classifier_free, draw_noise, rescale
+from engine.guidance.scores import predict_scores
 from engine.scene.view_prompts import PromptEmbeds
 
 
@@ -28,10 +29,11 @@ def denoise(
     """
     clean = noisy
     for i, level in enumerate(levels):
-        (noise_text, clean_text), (noise_uncond, clean_uncond) = predict_both(denoiser, noisy, level, prompt)
-        clean = rescale(classifier_free(clean_text, clean_uncond, guidance_scale), clean_text, rescale_phi)
+        scores = predict_scores(denoiser, noisy, level, prompt, ("text", "negative"))
+        text, uncond = scores["text"], scores["negative"]
+        clean = rescale(classifier_free(text.clean, uncond.clean, guidance_scale), text.clean, rescale_phi)
         if i + 1 < len(levels):
-            noise = classifier_free(noise_text, noise_uncond, guidance_scale)
+            noise = classifier_free(text.noise, uncond.noise, guidance_scale)
             noisy = denoiser.add_noise(clean, noise, levels[i + 1])
     return clean
 

@@ -59,17 +59,6 @@ def classifier_free(text: Tensor, uncond: Tensor, guidance_scale: float) -> Tens
     return uncond + guidance_scale * (text - uncond)
 
 
-def predict_both(
-    denoiser: Denoiser, noisy: Tensor, timesteps: Tensor, prompt: PromptEmbeds
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """(epsilon, x0) for the text and (epsilon, x0) for the negative prompt, in one call of the U-Net. Without gradient."""
-    with torch.no_grad():
-        noise, clean = denoiser.predict(noisy.repeat(2, 1, 1, 1), timesteps.repeat(2), torch.cat([prompt.text, prompt.negative]))
-    noise_text, noise_uncond = noise.chunk(2)
-    clean_text, clean_uncond = clean.chunk(2)
-    return (noise_text, clean_text), (noise_uncond, clean_uncond)
-
-
 def rescale(guided: Tensor, text: Tensor, phi: float) -> Tensor:
     """Pull the contrast that classifier-free guidance adds back to the contrast of the text's own prediction.
 

@@ -23,7 +23,8 @@ from engine.scene.view_prompts import PromptEmbeds
 class ImageTarget:
     r"""w(t)/2 |x - sg(target)|^2 with target = decode(x0_hat) in image space, or w(t)/2 |z - sg(x0_hat)|^2 in latent space.
 
-    x0_hat is the classifier-free x0 with rescaled contrast, after `n_ddim_steps` deterministic steps.
+    x0_hat is the classifier-free x0 with rescaled contrast, after `n_ddim_steps` deterministic steps. In latent space with one
+    step and w uniform it is MVDream's x0 reconstruction loss with its CFG rescale (eqs. in its section 3.3; scale 50, phi 0.5).
 
     Size against SDS: in latent space with one step, z - x0_hat = sigma/alpha (eps_hat - eps), so `timestep_weight` "sds", which
     is alpha sigma, makes exactly the gradient of SDS with w = 1 - alpha_bar; "uniform" is MVDream's and weighs a level
@@ -52,7 +53,9 @@ class ImageTarget:
     def loss(self, denoiser: Denoiser, images: Tensor, prompt: PromptEmbeds, timesteps: Tensor, generator: torch.Generator) -> GuidanceLoss:
         """Arguments as in `Guidance.loss`."""
         latents = denoiser.encode(images if self.space == "latent" else images.detach())
-        clean = self.target_latents(denoiser, latents.detach(), prompt, timesteps, generator)
+        noisy = self.noised(denoiser, latents.detach(), prompt, timesteps, generator)
+        levels = falling_levels(timesteps, self.n_ddim_steps)
+        clean = denoise(denoiser, noisy, levels, prompt, guidance_scale=self.guidance_scale, rescale_phi=self.rescale)
         weight = self.weight(denoiser.alpha_bar(timesteps))  # [B, 1, 1, 1]
         if self.space == "latent":
             grad = limit(weight * (latents.detach() - clean), self.grad_clip, self.rms_limit, self.rms)
@@ -65,14 +68,9 @@ class ImageTarget:
         per_pixel = denoiser.image_size**2 / (height * width)
         return GuidanceLoss(per_pixel * distillation_loss(images, grad), {"grad_rms": sample_rms(grad)}, target)
 
-    def target_latents(
-        self, denoiser: Denoiser, latents: Tensor, prompt: PromptEmbeds, timesteps: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """x0_hat [B, C, h, w] of latents noised to `timesteps`, without gradient."""
-        noise = draw_noise(latents.shape, latents.device, generator)
-        noisy = denoiser.add_noise(latents, noise, timesteps)
-        levels = falling_levels(timesteps, self.n_ddim_steps)
-        return denoise(denoiser, noisy, levels, prompt, guidance_scale=self.guidance_scale, rescale_phi=self.rescale)
+    def noised(self, denoiser: Denoiser, latents: Tensor, prompt: PromptEmbeds, timesteps: Tensor, generator: torch.Generator) -> Tensor:
+        """Noisy latents [B, C, h, w] at `timesteps`, without gradient."""
+        return denoiser.add_noise(latents, draw_noise(latents.shape, latents.device, generator), timesteps)
 
     def weight(self, alpha_bar: Tensor) -> Tensor:
         """w(t), of alpha_bar's shape."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -10,13 +9,16 @@ from torch import Tensor
 
 from engine.guidance.denoiser import Denoiser
 from engine.guidance.distillation import Guidance
+from engine.guidance.guidance_config import DEFAULT_NEGATIVES, METHOD_SETTINGS, GuidanceConfig
 from engine.guidance.guidances import GUIDANCES
 from engine.guidance.inspection import inspect
+from engine.guidance.model_table import Model
 from engine.guidance.timesteps import draw
 from engine.scene.cameras import Cameras, camera_angles
+from engine.scene.scene_config import CameraConfig
 from engine.scene.view_prompts import ViewPrompts
+from engine.scene.view_weights import VIEWS
 from engine.schedule import scheduled
-from engine.training.training_config import GuidanceConfig
 
 
 class DiffusionTeacher:
@@ -37,11 +39,12 @@ class DiffusionTeacher:
             (cfg.t_low, cfg.t_high),
             len(cameras),
             generator,
-            num_train_timesteps=self.denoiser.num_train_timesteps,
+            alphas_cumprod=self.denoiser.alphas_cumprod,
             annealing=cfg.annealing,
         )
-        prompt = self.prompts.embeds(*camera_angles(cameras), shading)
+        prompt = self.prompts.embeds(*camera_angles(cameras), shading, perp_neg=scheduled(cfg.perp_neg, step, n_steps))
         guidance = make_guidance(cfg, step, n_steps)
+        images = clip_gradient(images, cfg.image_grad_clip)
         return guidance.loss(self.denoiser, images, prompt, timesteps.to(images.device), generator).loss
 
     def inspect(self, images: Tensor, cameras: Cameras, step: int, n_steps: int, generator: torch.Generator) -> Tensor:
@@ -57,13 +60,42 @@ class DiffusionTeacher:
 
 
 def make_guidance(config: GuidanceConfig, step: int, n_steps: int) -> Guidance:
-    """The guidance of this step: settings that the method knows, resolved; the rest of its fields keep their defaults."""
-    cls = GUIDANCES[config.method]
-    names = {item.name for item in dataclasses.fields(cls)}  # type: ignore[arg-type]  # every row is a dataclass
-    wanted: dict[str, Any] = {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if item.name in names}
-    wanted["guidance_scale"] = scheduled(config.guidance_scale, step, n_steps)
-    if wanted["guidance_scale"] == 0:
-        del wanted["guidance_scale"]
-    if wanted.get("timestep_weight") == "auto":
-        del wanted["timestep_weight"]
-    return cls(**wanted)
+    """The guidance of this step: settings that the method knows, resolved; what is 0 or "auto" for "its own" keeps its default."""
+    wanted: dict[str, Any] = {}
+    for name in METHOD_SETTINGS[config.method]:
+        value = getattr(config, name)
+        wanted[name] = scheduled(value, step, n_steps) if isinstance(value, tuple) else value
+    for name, own in (("guidance_scale", 0), ("n_inversion_steps", 0), ("timestep_weight", "auto")):
+        if wanted.get(name) == own:
+            del wanted[name]
+    return GUIDANCES[config.method](**wanted)
+
+
+def make_prompts(denoiser: Denoiser, model: Model, prompt: str, negative: str, config: GuidanceConfig, camera: CameraConfig) -> ViewPrompts:
+    """All texts of a run, embedded: after this the denoiser's text encoder may go.
+
+    Without a negative prompt a model of free prompts gets the method's own, if it has one.
+    """
+    if not negative.strip() and model.takes_free_prompts:
+        negative = DEFAULT_NEGATIVES.get(config.method, "")
+    return ViewPrompts(
+        prompt,
+        negative,
+        denoiser.embed,
+        view_words={view: "" for view in VIEWS} if config.view_prompts == "off" else model.view_words,
+        shading_words=model.shading_words,
+        mode="named" if config.view_prompts == "named" else "interpolated",
+        front_deg=camera.front_deg,
+        overhead_deg=camera.overhead_deg,
+        own_texts=config.own_texts(),
+        flaws=config.flaws if "bridge" in METHOD_SETTINGS[config.method] else "",
+    )
+
+
+def clip_gradient(images: Tensor, limit: float) -> Tensor:
+    """`images`, whose gradient on the way back is kept within +-limit, value by value; 0 leaves it."""
+    if limit == 0 or not images.requires_grad:
+        return images
+    clipped = images.view_as(images)
+    clipped.register_hook(lambda grad: grad.clamp(-limit, limit))
+    return clipped

@@ -55,64 +55,6 @@ class RenderConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GuidanceConfig:
-    """How the diffusion model's opinion becomes a gradient."""
-
-    method: Literal["sds", "image-target"] = "image-target"
-    """Row of the guidance table: SDS through the encoder, or the model's own picture as the render's target."""
-    guidance_scale: Scheduled = 0.0
-    """Strength s of the prompt in eps_uncond + s (eps_text - eps_uncond); 0 takes the method's own (sds 100,
-    image-target 4). 0..1000, may be scheduled."""
-    weight: float = 1.0
-    """Multiplies the guidance loss. 0..1e6."""
-    timestep_weight: Literal["auto", "sigma", "uniform", "sds"] = "auto"
-    """How noise levels are weighted: the method's own way; sigma or uniform for sds, uniform or sds for image-target."""
-    rescale: float = 0.5
-    """How far the guided picture's extra contrast is taken back; image-target only. 0..1."""
-    n_ddim_steps: int = 1
-    """Denoising steps from the noisy render to the target, each costs a call of the model; image-target only. 1..50."""
-    space: Literal["image", "latent"] = "image"
-    """Whether pixels or latents are pulled; image-target only."""
-    grad_clip: float = 0.0
-    """Values of the gradient are kept within plus and minus this; 0 is off. 0..1000."""
-    rms_limit: Literal["off", "clip", "normalize"] = "off"
-    """Whether a view's gradient is scaled down to, or always scaled to, a root mean square of guidance.rms."""
-    rms: float = 1.0
-    """Root mean square for guidance.rms-limit. 1e-4..1000."""
-    t_low: Scheduled = (0.0, 0.2, 0.7, 0.02)
-    """Lowest noise level to draw, as a fraction of the model's steps. 0..1, may be scheduled."""
-    t_high: Scheduled = (0.0, 0.98, 1.0, 0.4)
-    """Highest noise level to draw, as a fraction of the model's steps. 0..1, may be scheduled."""
-    annealing: Literal["uniform", "linear", "sqrt"] = "uniform"
-    """How noise levels are drawn: anywhere between t-low and t-high, or falling with the run."""
-    view_prompts: Literal["interpolated", "named", "off"] = "interpolated"
-    """How a camera gets its words: blended between the named views, the nearest view's, or none."""
-
-    def __post_init__(self) -> None:
-        check_scheduled("guidance.guidance-scale", self.guidance_scale, 0, 1000)
-        check_range("guidance.weight", self.weight, 0, 1e6)
-        check_range("guidance.rescale", self.rescale, 0, 1)
-        check_range("guidance.n-ddim-steps", self.n_ddim_steps, 1, 50)
-        check_range("guidance.grad-clip", self.grad_clip, 0, 1000)
-        check_range("guidance.rms", self.rms, 1e-4, 1000)
-        check_scheduled("guidance.t-low", self.t_low, 0, 1)
-        check_scheduled("guidance.t-high", self.t_high, 0, 1)
-        known_weights = {"sds": ("auto", "sigma", "uniform"), "image-target": ("auto", "uniform", "sds")}
-        if self.timestep_weight not in known_weights[self.method]:
-            raise UserError(
-                f"guidance.timestep-weight is {self.timestep_weight}, which guidance.method {self.method} does not know.",
-                f"Use one of {', '.join(known_weights[self.method])}.",
-                "option",
-            )
-        if self.method == "sds" and (self.n_ddim_steps != 1 or self.space != "image"):
-            raise UserError(
-                "guidance.n-ddim-steps and guidance.space have no effect with guidance.method sds.",
-                "Leave them out, or use --guidance.method image-target.",
-                "option",
-            )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
     """How parameters move."""
 

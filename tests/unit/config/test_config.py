@@ -56,7 +56,7 @@ def test_configs_are_frozen():
         ("training.n_steps", "1.5", "must be a whole number"),
         ("guidance.guidance_scale", "strong", "must be a number"),
         ("guidance.guidance_scale", "nan", "must be a finite number"),
-        ("guidance.method", "vsd", "guidance.method is 'vsd', but must be one of sds, image-target"),
+        ("guidance.method", "sjc", "guidance.method is 'sjc', but must be one of image-target, sds, csd"),
         ("guidance.timestep_weight", "sigma", "which guidance.method image-target does not know"),
         ("guidance.t_low", "0.9", "guidance.t-low is 0.9, but must not exceed guidance.t-high"),
         ("camera.elevation_deg", "60,-10", "must be two numbers in -90..90, the lower first"),
@@ -79,9 +79,36 @@ def test_a_wrong_setting_is_one_sentence_with_the_fix(key, text, error):
     assert raised.value.fix and "\n" not in str(raised.value)
 
 
-def test_settings_that_a_method_does_not_use_are_refused():
-    with pytest.raises(UserError, match="have no effect with guidance.method sds"):
-        make_config("draft", {"guidance.method": "sds", "guidance.n_ddim_steps": "4"})
+@pytest.mark.parametrize(
+    ("method", "key", "text", "error"),
+    [
+        ("sds", "n_ddim_steps", "4", "guidance.n-ddim-steps has no effect with guidance.method sds. .* --guidance.method image-target"),
+        ("sds", "negative_scale", "0.5", "guidance.negative-scale has no effect with guidance.method sds. .* --guidance.method csd"),
+        ("image-target", "bridge", "1", "guidance.bridge has no effect with guidance.method image-target"),
+        ("nfsd", "flaws", "gray", "guidance.flaws has no effect with guidance.method nfsd. .* --guidance.method sds-bridge"),
+        ("ism", "inversion_eta", "0.5", "guidance.inversion-eta has no effect with guidance.method ism. .* --guidance.method sdi"),
+        ("sdi", "inversion_gap", "0.5", "guidance.inversion-gap has no effect with guidance.method sdi. .* --guidance.method ism"),
+        ("sdi", "timestep_weight", "sigma", "which guidance.method sdi does not know. Use one of auto, uniform, sds"),
+        ("csd", "timestep_weight", "sds", "which guidance.method csd does not know. Use one of auto, sigma, uniform, x0"),
+        ("sds-bridge", "flaws", " ", "guidance.flaws is empty"),
+        ("sds", "perp_neg", "11", r"guidance.perp-neg is 11, but must lie in 0\.\.10"),
+        ("ism", "n_inversion_steps", "51", r"guidance.n-inversion-steps is 51, but must lie in 0\.\.50"),
+    ],
+)
+def test_settings_that_a_guidance_does_not_know_are_refused(method, key, text, error):
+    with pytest.raises(UserError, match=error):
+        make_config("draft", {"guidance.method": method, f"guidance.{key}": text})
+
+
+@pytest.mark.parametrize(("key", "name"), [("perp_neg", "perp-neg"), ("prompt_side", "prompt-side")])
+def test_settings_about_views_need_view_prompts(key, name):
+    with pytest.raises(UserError, match=f"guidance.{name} needs view prompts, but guidance.view-prompts is off"):
+        make_config("draft", {"guidance.view_prompts": "off", f"guidance.{key}": "1"})
+
+
+def test_a_prompt_for_one_view_is_checked_like_the_prompt():
+    with pytest.raises(UserError, match="The guidance.prompt-side has a line break"):
+        check_request(JobRequest(prompt="a mug", overrides={"guidance.prompt_side": "a mug\nwith a handle"}))
 
 
 def test_a_solid_background_draws_no_grays():

@@ -13,43 +13,13 @@ from engine.guidance.guidances import GUIDANCES
 from engine.guidance.image_target import ImageTarget
 from engine.guidance.oracle import OracleDenoiser
 from engine.guidance.sds import SDS
-from engine.guidance.timesteps import draw
-from engine.scene.view_prompts import PromptEmbeds
+from tests.guidance_problems import generator, gradient, optimise, prompt_of
 
 SIZE = 8
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def known_images(n: int = 2) -> Tensor:
     return torch.rand(n, SIZE, SIZE, 3, generator=generator(7))
-
-
-def prompt_of(denoiser: Denoiser, texts: list[str], negative: str = "") -> PromptEmbeds:
-    return PromptEmbeds(denoiser.embed(texts), denoiser.embed([negative] * len(texts)))
-
-
-def gradient(guidance: Guidance, denoiser: Denoiser, images: Tensor, prompt: PromptEmbeds, timesteps: Tensor) -> Tensor:
-    images = images.clone().requires_grad_()
-    guidance.loss(denoiser, images, prompt, timesteps, generator(5)).loss.backward()
-    assert images.grad is not None
-    return images.grad
-
-
-def optimise(guidance: Guidance, denoiser: Denoiser, prompt: PromptEmbeds, size: int = SIZE, n_steps: int = 250) -> Tensor:
-    """Gray pixels under Adam with sliding noise levels: the smallest whole training."""
-    images = torch.full((len(prompt), size, size, 3), 0.5, requires_grad=True)
-    optimizer = torch.optim.Adam([images], lr=0.03)
-    source = generator(11)
-    for step in range(n_steps):
-        timesteps = draw(step, n_steps, (0.02, (0.0, 0.98, 1.0, 0.3)), len(prompt), source)
-        optimizer.param_groups[0]["lr"] = 0.03 * (1 - step / n_steps)
-        optimizer.zero_grad()
-        guidance.loss(denoiser, images, prompt, timesteps, source).loss.backward()
-        optimizer.step()
-    return images.detach()
 
 
 # Parts

@@ -38,7 +38,7 @@ def refused(run, text, folder_stays_away=True):
         (["a mug", "--training.n-steps", "0"], "training.n-steps is 0"),
         (["a mug", "--training.n-steps"], "expected one argument"),
         (["a mug", "--camera.elevation_deg", "-10,-60"], "camera.elevation-deg is -10,-60"),
-        (["a mug", "--guidance.method", "sds", "--guidance.space", "latent"], "have no effect with guidance.method sds"),
+        (["a mug", "--guidance.method", "sds", "--guidance.space", "latent"], "has no effect with guidance.method sds"),
         (["a mug", "--resume", "--overwrite"], "exclude each other"),
         (["a mug", "--resume"], "There is no job in"),
         (["--resume", "--seed", "3"], "so --seed has no effect"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.scene.perp_neg_weights import perp_neg_weights
 from engine.scene.view_prompts import PromptEmbeds, ViewMode, ViewPrompts, compose_prompt
 from engine.scene.view_weights import VIEWS, view_weights
 
@@ -137,3 +138,42 @@ def test_missing_view_words_and_unknown_modes_are_refused() -> None:
         make("nearest")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"must both be \[B, T, D\]"):
         PromptEmbeds(torch.zeros(1, 2, 3), torch.zeros(2, 2, 3))
+
+
+def test_a_views_own_text_stands_in_the_place_of_prompt_and_view_words() -> None:
+    embedder = Embedder()
+    prompts = ViewPrompts(
+        "a cat", "", embedder, view_words=TOYBOX_VIEWS, shading_words=TOYBOX_SHADINGS, own_texts={"back": "a cat's tail ", "front": ""}
+    )
+    got = prompts.embeds(torch.tensor([180.0, 0.0]), torch.zeros(2), "albedo")
+    assert embedder.weights(got.text) == [{"a cat's tail, unlit": 1.0}, {"a cat, unlit, front view": 1.0}]
+
+
+def test_flaws_follow_the_whole_text_and_are_blended_like_it() -> None:
+    embedder = Embedder()
+    prompts = ViewPrompts("a mug", "", embedder, view_words=TOYBOX_VIEWS, shading_words={}, flaws="foggy, blurry")
+    got = prompts.embeds(torch.tensor([45.0]), torch.zeros(1))
+    assert got.flawed is not None
+    assert embedder.weights(got.flawed) == [{"a mug, front view, foggy, blurry": 0.5, "a mug, left side view, foggy, blurry": 0.5}]
+    assert make()[0].embeds(torch.zeros(1), torch.zeros(1)).flawed is None
+
+
+def test_without_a_negative_prompt_negative_and_empty_are_one() -> None:
+    prompts, embedder = make()
+    got = prompts.embeds(torch.zeros(2), torch.zeros(2))
+    assert got.empty is got.negative and embedder.weights(got.negative) == [{"": 1.0}] * 2
+    prompts, embedder = make(negative="foggy")
+    got = prompts.embeds(torch.zeros(2), torch.zeros(2))
+    assert embedder.weights(got.of("empty")) == [{"": 1.0}] * 2 and embedder.weights(got.negative) == [{"foggy": 1.0}] * 2
+
+
+def test_perp_neg_keeps_away_from_the_front_and_the_nearer_side() -> None:
+    prompts, embedder = make()
+    azimuth, elevation = torch.tensor([170.0, -170.0, 10.0]), torch.zeros(3)
+    got = prompts.embeds(azimuth, elevation, "textureless", perp_neg=1.5)
+    assert got.against is not None and got.against_weights is not None
+    sides = ["left side", "right side", "left side"]
+    assert embedder.weights(got.against[:, 0]) == [{"a red mug, clay, front view": 1.0}] * 3
+    assert embedder.weights(got.against[:, 1]) == [{f"a red mug, clay, {side} view": 1.0} for side in sides]
+    torch.testing.assert_close(got.against_weights, 1.5 * perp_neg_weights(azimuth, elevation))
+    assert prompts.embeds(azimuth, elevation).against is None
