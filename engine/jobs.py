@@ -183,6 +183,7 @@ def _load(run: _Run) -> tuple[Trainer, torch.device]:
     run.progress("load", 0, 3, text="Starting torch")
     from engine.guidance.denoiser import Denoiser
     from engine.guidance.model_table import find_model, model_folder
+    from engine.guidance.precision import job_dtype
     from engine.scene.view_prompts import ViewPrompts
     from engine.scene.view_weights import VIEWS
     from engine.training.checkpoint import latest_checkpoint
@@ -196,7 +197,7 @@ def _load(run: _Run) -> tuple[Trainer, torch.device]:
     run.stop_if_cancelled()
     run.progress("load", 1, 3, text=f"Loading {request.model}")
     model = find_model(request.model)
-    denoiser = Denoiser.load(model_folder(model), device)
+    denoiser = Denoiser.load(model_folder(model), device, job_dtype(device))
     run.stop_if_cancelled()
     run.progress("load", 2, 3, text="Reading the prompt")
     words = {view: "" for view in VIEWS} if config.guidance.view_prompts == "off" else model.view_words

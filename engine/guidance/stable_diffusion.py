@@ -61,7 +61,8 @@ class StableDiffusion(Denoiser):
         Args:
             root: the folder. Nothing outside it is read.
             device: where it will run.
-            dtype: what it computes in; None takes float32 on a CPU (half precision is slow or missing there), float16 elsewhere.
+            dtype: what U-Net and VAE compute in; None takes float32 on a CPU, float16 elsewhere. A job asks `precision.job_dtype`.
+                On a CPU the text encoder stays float32: it runs once, and its rounding would pull all steps the same way.
         Raises:
             UserError: code "model", if the folder is no such model, lacks safetensors, or is of another family.
         """
@@ -70,11 +71,12 @@ class StableDiffusion(Denoiser):
         check_family(root)
         if dtype is None:
             dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
+        text_dtype = torch.float32 if torch.device(device).type == "cpu" else dtype
         hf_logging.disable_progress_bar()  # our own progress is on the terminal; theirs would tear it
         try:
             unet = UNet2DConditionModel.from_pretrained(root, subfolder="unet", **_weights(root / "unet", dtype))
             vae = AutoencoderKL.from_pretrained(root, subfolder="vae", **_weights(root / "vae", dtype))
-            text_encoder = CLIPTextModel.from_pretrained(root, subfolder="text_encoder", **_weights(root / "text_encoder", dtype))
+            text_encoder = CLIPTextModel.from_pretrained(root, subfolder="text_encoder", **_weights(root / "text_encoder", text_dtype))
             tokenizer = CLIPTokenizer.from_pretrained(root, subfolder="tokenizer", local_files_only=True)
             scheduler = DDIMScheduler.from_pretrained(root, subfolder="scheduler", local_files_only=True)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
