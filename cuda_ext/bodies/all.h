@@ -2,3 +2,4 @@
 #include "composite.h"
 #include "march.h"
 #include "dense_field.h"
+#include "hash_grid.h"
