@@ -3,3 +3,4 @@
 #include "march.h"
 #include "dense_field.h"
 #include "hash_grid.h"
+#include "dense_table.h"
