@@ -2,3 +2,5 @@
 #include "composite.h"
 #include "march.h"
 #include "dense_field.h"
+#include "hash_grid.h"
+#include "dense_table.h"

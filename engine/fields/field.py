@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cuda_ext import ops
+from cuda_ext import ops, ops_table
 from engine.fields.activations import ACTIVATIONS, BLOBS, MIST, OWN_BLOB
 from engine.fields.dense_grid import DenseGrid, as_table, read_table
 from engine.fields.encodings import ENCODINGS
@@ -182,10 +182,10 @@ class RadianceField(nn.Module):
 
     def _table(self, with_gradient: bool) -> tuple[Tensor, int]:
         assert isinstance(self.encoding, DenseGrid)
-        volume = self._once("volume", self.encoding.volume)
-        if with_gradient:
-            volume = torch.cat([volume, self.config.density_scale * central_differences(volume[0])])
-        return as_table(volume), volume.shape[1]
+        volume, scale = self._once("volume", self.encoding.volume), self.config.density_scale
+        if self.is_direct and ops.serves(volume):
+            return ops_table.dense_table(volume, scale, with_gradient=with_gradient), volume.shape[1]
+        return table_twin(volume, scale, with_gradient=with_gradient), volume.shape[1]
 
     def _once(self, name: str, compute: Callable[[], T]) -> T:
         """`compute()`, remembered while the field is frozen."""
@@ -211,6 +211,11 @@ class RadianceField(nn.Module):
 def make_field(config: FieldConfig, generator: torch.Generator) -> RadianceField:
     """A new field on the generator's device: the blob, mid-grey."""
     return RadianceField(config, generator).to(generator.device)
+
+
+def table_twin(volume: Tensor, scale: float, *, with_gradient: bool) -> Tensor:
+    """A volume [D, N, N, N] as [N^3, D], or as [N^3, D + 3] with scale times the gradient of volume[0] in world units."""
+    return as_table(torch.cat([volume, scale * central_differences(volume[0])]) if with_gradient else volume)
 
 
 def _to_unit_cube(positions: Tensor) -> Tensor:

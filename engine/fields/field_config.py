@@ -27,6 +27,8 @@ class FieldConfig:
     """How fast each level of a dense grid learns, as a share of the next coarser one. 0.05..1."""
     log2_table_size: int = 15
     """A hash table has at most two to the power of this many entries per level. 8..24."""
+    interpolation: Literal["linear", "smoothstep"] = "linear"
+    """How a hash grid is read between its points: straight lines, or smoothstep, whose normals have no edges where cells meet."""
     hidden_width: int = 0
     """Width of the hidden layer of the network that reads the features; 0 is no hidden layer. 0..256."""
     hidden_layers: int = 1
@@ -56,6 +58,12 @@ class FieldConfig:
         check_range("field.density-scale", self.density_scale, 0.01, 1000)
         check_range("field.blob-density", self.blob_density, 0, 1000)
         check_range("field.blob-radius", self.blob_radius, 0.01, 1)
+        if self.encoding == "dense" and self.interpolation != "linear":
+            raise UserError(
+                f"field.interpolation is {self.interpolation}, but a dense grid is read by straight lines.",
+                "Leave it out, or use --field.encoding hash.",
+                "option",
+            )
         if self.encoding == "dense" and self.hidden_width == 0 and self.features != 4:
             raise UserError(
                 f"field.features is {self.features}, but a dense grid that no network reads holds exactly 4 numbers.",

@@ -1,4 +1,6 @@
-"""Multi-resolution hash grid (Instant NGP, 2201.05989) in torch: small levels are dense, large ones share a table by hash.
+"""Multi-resolution hash grid (Instant NGP, 2201.05989): small levels are dense, large ones share a table by hash.
+
+By a kernel where there is one (`cuda_ext/ops_hash.py`), else by its twin here in torch.
 
 Shapes: M positions, L levels, D features per level, V rows of all tables together.
 """
@@ -8,10 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cuda_ext import ops, ops_hash
 from engine.fields.field_config import FieldConfig
 from engine.fields.gather import gather_sum
 from engine.fields.levels import level_openness, level_resolutions
-from engine.fields.trilinear import cell_of, corner_weights, dense_rows
+from engine.fields.trilinear import cell_of, corner_weights, dense_rows, smoothstep
 
 # Instant NGP, eq. 4: the first is 1 so that neighbours along one axis stay neighbours in memory.
 _PRIMES = (1, 2654435761, 805459861)
@@ -24,10 +27,14 @@ class HashGrid(nn.Module):
     Attributes:
         n_features: L * D.
         max_level: fraction of the levels that is open, see `level_openness`.
+        smooth: read by smoothstep along each axis in place of straight lines: then normals have no steps at cell faces.
     """
 
-    def __init__(self, resolutions: tuple[int, ...], features: int, log2_table_size: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, resolutions: tuple[int, ...], features: int, log2_table_size: int, generator: torch.Generator, *, smooth: bool = False
+    ) -> None:
         super().__init__()
+        self.smooth = smooth
         self.resolutions = resolutions
         self.features = features
         self.n_features = len(resolutions) * features
@@ -39,7 +46,8 @@ class HashGrid(nn.Module):
     @classmethod
     def from_config(cls, config: FieldConfig, generator: torch.Generator) -> HashGrid:
         resolutions = level_resolutions(config.n_levels, config.base_resolution, config.finest_resolution)
-        return cls(resolutions, config.features, config.log2_table_size, generator)
+        smooth = config.interpolation == "smoothstep"
+        return cls(resolutions, config.features, config.log2_table_size, generator, smooth=smooth)
 
     @property
     def n_levels(self) -> int:
@@ -47,6 +55,13 @@ class HashGrid(nn.Module):
 
     def forward(self, positions: Tensor) -> Tensor:
         """Positions [M, 3] in [0, 1]^3 to features [M, L * D]."""
+        if ops.serves(positions):
+            openness = level_openness(self.n_levels, self.max_level)
+            return ops_hash.hash_encode(self.table, positions, ops_hash.Levels(self.resolutions, self.sizes, openness, self.smooth))
+        return self.forward_twin(positions)
+
+    def forward_twin(self, positions: Tensor) -> Tensor:
+        """What the kernel does, in torch."""
         outputs = []
         across = positions.t().contiguous()  # [3, M]
         tables = self.table.split(self.sizes)
@@ -55,6 +70,8 @@ class HashGrid(nn.Module):
                 outputs.append(positions.new_zeros(positions.shape[0], self.features))
                 continue
             lower, fraction = cell_of(across, resolution + 1)
+            if self.smooth:
+                fraction = smoothstep(fraction)
             features = gather_sum(table, corner_rows(lower, resolution + 1, table.shape[0]), corner_weights(fraction))
             outputs.append(features if openness == 1.0 else features * openness)
         return torch.cat(outputs, dim=1)

@@ -35,6 +35,11 @@ def corner_weights(fraction: Tensor) -> Tensor:
     return (both[0][:, None, None] * both[1][None, :, None] * both[2][None, None, :]).reshape(8, -1)
 
 
+def smoothstep(fraction: Tensor) -> Tensor:
+    """t^2 (3 - 2 t) of fractions t in [0, 1]: flat at both ends, so that what is read has a continuous derivative."""
+    return fraction.square() * (3.0 - 2.0 * fraction)
+
+
 def dense_rows(lower: Tensor, n_points: int) -> Tensor:
     """Rows [8, M] int64 of a table [n_points^3, D] in x, y, z order, in the corner order of `corner_weights`."""
     n = n_points

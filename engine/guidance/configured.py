@@ -11,6 +11,7 @@ from engine.guidance.denoiser_config import DenoiserConfig, parse_loras
 from engine.guidance.families import load_denoiser
 from engine.guidance.lora import merge_lora
 from engine.guidance.memory import save_memory
+from engine.guidance.precision import job_dtype
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -20,7 +21,7 @@ def load_configured(root: Path, device: torch.device | str, config: DenoiserConf
 
     Raises: UserError, code "model" or "option".
     """
-    denoiser = load_denoiser(root, device, PRECISIONS.get(config.precision))
+    denoiser = load_denoiser(root, device, PRECISIONS.get(config.precision) or job_dtype(torch.device(device)))
     for lora in parse_loras(config.lora):
         merge_lora(denoiser, lora)
     if config.tiny_vae:

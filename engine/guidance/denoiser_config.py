@@ -45,7 +45,8 @@ class DenoiserConfig:
     """What is given up for memory: "high" nothing, "normal" some speed of the encoder on a GPU, "low" more speed: one picture at a
     time, attention in slices, the U-Net block by block. A job whose memory runs full goes one lower by itself."""
     precision: Precision = "auto"
-    """What the model computes in: "auto" is float32 on a CPU and float16 on a GPU; bfloat16 for models that overflow."""
+    """What the model computes in: "auto" is float16 on a GPU, bfloat16 on a CPU with instructions for it, else float32. bfloat16 is for
+    models that overflow float16, too."""
     lora: str = ""
     """LoRA files to put on top, FILE or FILE:SCALE, several with commas between; .safetensors only."""
     tiny_vae: str = ""

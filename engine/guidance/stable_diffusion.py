@@ -55,15 +55,17 @@ class StableDiffusion(Denoiser):
         Args:
             root: the folder. Nothing outside it is read.
             device: where it will run.
-            dtype: what it computes in; None takes float32 on a CPU (half precision is slow or missing there), float16 elsewhere.
+            dtype: what U-Net and VAE compute in; None takes float32 on a CPU, float16 elsewhere. A job asks `precision.job_dtype`.
+                On a CPU the text encoder stays float32: it runs once, and its rounding would pull all steps the same way.
         Raises:
             UserError: code "model", if the folder lacks safetensors or holds what is no such model.
         """
         dtype = dtype_for(device, dtype)
+        text_dtype = torch.float32 if torch.device(device).type == "cpu" else dtype
         with loading_errors(root):
             unet = UNet2DConditionModel.from_pretrained(root, subfolder="unet", **weights_of(root / "unet", dtype))
             vae = AutoencoderKL.from_pretrained(root, subfolder="vae", **weights_of(root / "vae", dtype))
-            text_encoder = CLIPTextModel.from_pretrained(root, subfolder="text_encoder", **weights_of(root / "text_encoder", dtype))
+            text_encoder = CLIPTextModel.from_pretrained(root, subfolder="text_encoder", **weights_of(root / "text_encoder", text_dtype))
             tokenizer = CLIPTokenizer.from_pretrained(root, subfolder="tokenizer", local_files_only=True)
             scheduler = DDIMScheduler.from_pretrained(root, subfolder="scheduler", local_files_only=True)
         return StableDiffusion(unet, vae, text_encoder, tokenizer, scheduler, device=device, dtype=dtype)

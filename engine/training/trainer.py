@@ -102,6 +102,12 @@ class Trainer:
 
     def train_step(self) -> StepReport:
         """One optimizer update. Raises DivergedError."""
+        # All looks of a step share what depends on the parameters alone, like the sum of a dense grid's levels. The optimizer changes
+        # them when the last look is over.
+        with self.field.frozen():
+            return self._update()
+
+    def _update(self) -> StepReport:
         cfg = self.config
         n_views, size = self.views(self.step)
         self._set_level()

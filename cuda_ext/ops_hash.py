@@ -1,0 +1,153 @@
+"""The hash grid's kernels as torch operators: features, and their first and second derivatives without a double backward in torch.
+
+One bilinear form, sum over corners of weight(x) * table[row] . features, in three contractions; each operator's gradient is made of
+the other two. `directions` v turns the weights into their derivatives along v, which is how the second order comes about.
+Shapes: M samples, L levels, D features per level, V rows of all levels together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cuda_ext.ops import SAMPLES_GRAIN, _flat, _implement, _kernels, _library
+
+MOST_FEATURES = 32
+
+
+class Levels(NamedTuple):
+    """resolutions [L] cells per axis, sizes [L] rows (a power of two where points share rows), openness [L] in 0..1, smooth: smoothstep."""
+
+    resolutions: Sequence[int]
+    sizes: Sequence[int]
+    openness: Sequence[float]
+    smooth: bool
+
+
+_LEVELS = "int[] resolutions, int[] sizes, float[] openness, bool smooth"
+_library.define(f"hash_encode(Tensor table, Tensor positions, Tensor? directions, {_LEVELS}) -> Tensor")
+_library.define(f"hash_table_grad(Tensor positions, Tensor? directions, Tensor d_features, {_LEVELS}) -> Tensor")
+_library.define(f"hash_position_grad(Tensor table, Tensor positions, Tensor? directions, Tensor d_features, {_LEVELS}) -> Tensor")
+
+
+def hash_encode(table: Tensor, positions: Tensor, levels: Levels) -> Tensor:
+    """Features [M, L * D] of positions [M, 3] in [0, 1]^3 in a table [V, D], twice differentiable in both. Closed levels give zeros.
+
+    Raises: ValueError if the table has not the rows that the levels say, or more than MOST_FEATURES features.
+    """
+    if table.shape[0] != sum(levels.sizes) or not 1 <= table.shape[1] <= MOST_FEATURES:
+        raise ValueError(f"table must be [{sum(levels.sizes)}, 1..{MOST_FEATURES}], got {list(table.shape)}")
+    features: Tensor = torch.ops.dreamfusion.hash_encode(table, positions, None, *levels)
+    return features
+
+
+def _described(like: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor, Tensor, int, int]:
+    """The levels as kernels read them: resolutions, sizes, first rows, openness, their number, smooth."""
+    sizes = torch.tensor(levels.sizes, dtype=torch.int64, device=like.device)
+    resolutions = torch.tensor(levels.resolutions, dtype=torch.int64, device=like.device)
+    openness = torch.tensor(levels.openness, dtype=like.dtype, device=like.device)
+    return resolutions, sizes, sizes.cumsum(0) - sizes, openness, len(levels.sizes), int(levels.smooth)
+
+
+def _encode(table: Tensor, positions: Tensor, directions: Tensor | None, *numbers: Any) -> Tensor:
+    levels = Levels(*numbers)
+    table, positions = _flat(table, positions)
+    v = 0 if directions is None else _flat(positions, directions)[1]
+    n_samples, n_levels, kernels = positions.shape[0], len(levels.sizes), _kernels(positions)
+    features = table.new_empty(n_samples, n_levels * table.shape[1])
+    arguments = (table, table.shape[1], *_described(table, levels), positions, v, n_samples, features)
+    kernels.run("hash_encode", table.dtype, kernels.parts(n_levels * n_samples, SAMPLES_GRAIN), lambda _part: arguments)
+    return features
+
+
+def _table_grad(positions: Tensor, directions: Tensor | None, d_features: Tensor, *numbers: Any) -> Tensor:
+    levels = Levels(*numbers)
+    positions, d_features = _flat(positions, d_features)
+    v = 0 if directions is None else _flat(positions, directions)[1]
+    n_samples, n_levels, kernels = positions.shape[0], len(levels.sizes), _kernels(positions)
+    d_table = d_features.new_zeros(sum(levels.sizes), d_features.shape[1] // n_levels)
+    parts = [(begin * n_samples, end * n_samples) for begin, end in kernels.parts(n_levels, 1)]  # whole levels, see the body
+    arguments = (*_described(d_features, levels), positions, v, n_samples, d_features, d_table.shape[1], d_table)
+    kernels.run("hash_table_grad", d_features.dtype, parts, lambda _part: arguments)
+    return d_table
+
+
+def _position_grad(table: Tensor, positions: Tensor, directions: Tensor | None, d_features: Tensor, *numbers: Any) -> Tensor:
+    levels = Levels(*numbers)
+    table, positions, d_features = _flat(table, positions, d_features)
+    v = 0 if directions is None else _flat(positions, directions)[1]
+    d_positions, kernels = torch.empty_like(positions), _kernels(positions)
+    arguments = (table, table.shape[1], *_described(table, levels), positions, v, d_features, d_positions)
+    kernels.run("hash_position_grad", table.dtype, kernels.parts(positions.shape[0], SAMPLES_GRAIN // 8), lambda _part: arguments)
+    return d_positions
+
+
+_implement("hash_encode", _encode)
+_implement("hash_table_grad", _table_grad)
+_implement("hash_position_grad", _position_grad)
+
+
+@torch.library.register_fake("dreamfusion::hash_encode", lib=_library)
+def _(table: Tensor, positions: Tensor, _directions: Tensor | None, *numbers: Any) -> Tensor:
+    return table.new_empty(positions.shape[0], len(Levels(*numbers).sizes) * table.shape[1])
+
+
+@torch.library.register_fake("dreamfusion::hash_table_grad", lib=_library)
+def _(_positions: Tensor, _directions: Tensor | None, d_features: Tensor, *numbers: Any) -> Tensor:
+    sizes = Levels(*numbers).sizes
+    return d_features.new_empty(sum(sizes), d_features.shape[1] // len(sizes))
+
+
+@torch.library.register_fake("dreamfusion::hash_position_grad", lib=_library)
+def _(_table: Tensor, positions: Tensor, *_rest: Any) -> Tensor:
+    return torch.empty_like(positions)
+
+
+# Gradients. With F(table, x, v, g) the bilinear form: encode = dF/dg, table_grad = dF/dtable, position_grad = dF/dx, dF/dv is
+# position_grad without v. An operator contracted with a cotangent is F again, with the cotangent in the place of what it was derived by.
+
+ops = torch.ops.dreamfusion
+_NO_LEVELS = (None,) * len(Levels._fields)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    tensors = inputs[: -len(_NO_LEVELS)]
+    ctx.levels = inputs[-len(_NO_LEVELS) :]
+    ctx.save_for_backward(*tensors)
+
+
+def _encode_grad(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    table, x, v = ctx.saved_tensors
+    need = ctx.needs_input_grad
+    d_table = ops.hash_table_grad(x, v, g, *ctx.levels) if need[0] else None
+    d_x = ops.hash_position_grad(table, x, v, g, *ctx.levels) if need[1] else None
+    d_v = ops.hash_position_grad(table, x, None, g, *ctx.levels) if need[2] else None
+    return d_table, d_x, d_v, *_NO_LEVELS
+
+
+def _table_grad_grad(ctx: Any, table: Tensor) -> tuple[Tensor | None, ...]:
+    x, v, g = ctx.saved_tensors
+    need = ctx.needs_input_grad
+    d_x = ops.hash_position_grad(table, x, v, g, *ctx.levels) if need[0] else None
+    d_v = ops.hash_position_grad(table, x, None, g, *ctx.levels) if need[1] else None
+    d_g = ops.hash_encode(table, x, v, *ctx.levels) if need[2] else None
+    return d_x, d_v, d_g, *_NO_LEVELS
+
+
+def _position_grad_grad(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
+    table, x, v, g = ctx.saved_tensors
+    if v is not None:
+        raise NotImplementedError("The hash grid's kernel has no third derivative in positions.")
+    need = ctx.needs_input_grad
+    d_table = ops.hash_table_grad(x, u, g, *ctx.levels) if need[0] else None
+    d_x = ops.hash_position_grad(table, x, u, g, *ctx.levels) if need[1] else None
+    d_g = ops.hash_encode(table, x, u, *ctx.levels) if need[3] else None
+    return d_table, d_x, None, d_g, *_NO_LEVELS
+
+
+torch.library.register_autograd("dreamfusion::hash_encode", _encode_grad, setup_context=_keep, lib=_library)
+torch.library.register_autograd("dreamfusion::hash_table_grad", _table_grad_grad, setup_context=_keep, lib=_library)
+torch.library.register_autograd("dreamfusion::hash_position_grad", _position_grad_grad, setup_context=_keep, lib=_library)
