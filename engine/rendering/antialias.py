@@ -116,16 +116,14 @@ def _silhouette(projection: Projection, edges: Edges) -> tuple[Tensor, Tensor, T
     return view, edge, sides[view, edge, 0]
 
 
-def _walk(
-    ends: Tensor, depths: Tensor, view: Tensor, ahead: Tensor, along: int, height: int, width: int, orthographic: bool
-) -> _Crossings:
+def _walk(ends: Tensor, depths: Tensor, view: Tensor, ahead: Tensor, along: int, height: int, width: int, orthographic: bool) -> _Crossings:
     """Crossings of edges [n, 2, 2] with the lines of pixel centres on which coordinate `along` is constant.
 
     ahead: [n] bool, whether the surface lies towards larger values of the other coordinate.
     """
     n_lines, n_places = (height, width) if along else (width, height)
     start, end = ends[:, 0], ends[:, 1]
-    low, high = (torch.stack([start[:, along], end[:, along]]).detach().aminmax(dim=0))
+    low, high = torch.stack([start[:, along], end[:, along]]).detach().aminmax(dim=0)
     first = (low.clamp(0, n_lines) - 0.5).ceil().long()
     count = ((high.clamp(0, n_lines) - 0.5).ceil().long() - first).clamp(min=0)
     owner = torch.arange(len(count), device=ends.device).repeat_interleave(count)
