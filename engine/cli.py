@@ -102,12 +102,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(generate)
 
     for stage, text in (("texture", "give a mesh a new texture"), ("refine", "work a mesh's shape and color out under the prompt")):
-        parser = commands.add_parser(stage, help=text, allow_abbrev=False)
-        parser.set_defaults(run=_generate)
-        parser.add_argument("source", nargs="?", default=None, help="folder of a finished job, or a mesh file (OBJ, GLB, PLY, STL, OFF)")
-        parser.add_argument("--prompt", default=None, help="what it is (default for a job folder: that job's prompt)")
-        _add_job_options(parser)
-        _add_settings(parser)
+        stage_parser = commands.add_parser(stage, help=text, allow_abbrev=False)
+        stage_parser.set_defaults(run=_generate)
+        stage_parser.add_argument("source", nargs="?", default=None, help="folder of a finished job, or a mesh file (OBJ, GLB, PLY, STL, OFF)")
+        stage_parser.add_argument("--prompt", default=None, help="what it is (default for a job folder: that job's prompt)")
+        _add_job_options(stage_parser)
+        _add_settings(stage_parser)
 
     serve = commands.add_parser("serve", help="take commands as JSON lines on stdin (for Blender)", allow_abbrev=False)
     serve.set_defaults(run=_serve)
