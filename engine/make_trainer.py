@@ -9,9 +9,10 @@ from engine.fields.field import RadianceField, make_field
 from engine.job_folder import JobFolder
 from engine.meshing.source_mesh import SourceMesh
 from engine.previews import AnyTrainer
+from engine.schedule import scheduled
 from engine.training.color_fit import fit_colors
 from engine.training.reference import KnownView
-from engine.training.surface_model import FixedSurface, SurfaceModel
+from engine.training.surface_model import DeformableSurface, FixedSurface, SurfaceModel
 from engine.training.surface_trainer import SurfaceTrainer
 from engine.training.trainer import Teacher, Trainer
 
@@ -24,7 +25,11 @@ def make_trainer(folder: JobFolder, device: torch.device, teacher: Teacher, know
     source = SourceMesh.load(folder.source)
 
     def make_model(generator: torch.Generator) -> SurfaceModel:
-        return FixedSurface(source.vertices, source.faces, _colors(folder, source, generator, device), device)
+        colors = _colors(folder, source, generator, device)
+        if request.stage == "texture":
+            return FixedSurface(source.vertices, source.faces, colors, device)
+        resolution = round(scheduled(config.surface.resolution, 0, config.training.n_steps))
+        return DeformableSurface(source.vertices, source.faces, colors, resolution, device)
 
     return SurfaceTrainer(config, request.seed, device, teacher, make_model)
 

@@ -7,10 +7,12 @@ import time
 import numpy as np
 import torch
 
+from engine.errors import UserError
 from engine.job_folder import JobFolder
 from engine.meshing.bake import AlbedoFn, bake_albedo
-from engine.meshing.cleanup import open_edges
-from engine.meshing.mesh_stage import MeshResult, MeshStats, ReportFn, make_mesh
+from engine.meshing.cleanup import open_edges, pieces, solid_pieces
+from engine.meshing.mesh_stage import CutSurface, MeshResult, MeshStats, ReportFn, make_mesh, textured_mesh
+from engine.meshing.raster import silhouettes
 from engine.meshing.source_mesh import SourceMesh
 from engine.meshing.unwrap import overlap_pixels, unwrap, uv_overlap
 from engine.previews import AnyTrainer
@@ -31,6 +33,8 @@ def result_mesh(trainer: AnyTrainer, folder: JobFolder, report: ReportFn) -> Mes
     with torch.no_grad(), _field(trainer).frozen():
         if isinstance(trainer, Trainer):
             return _of_field(trainer, report)
+        if trainer.model.shape_parameters():
+            return _of_moved_surface(trainer, report)
         return _of_fixed_surface(trainer, SourceMesh.load(folder.source), report)
 
 
@@ -55,6 +59,22 @@ def _of_field(trainer: Trainer, report: ReportFn) -> MeshResult:
 def _albedo_fn(trainer: SurfaceTrainer) -> AlbedoFn:
     colors = trainer.ema.module.colors
     return lambda positions: albedo_of(colors, positions)
+
+
+def _of_moved_surface(trainer: SurfaceTrainer, report: ReportFn) -> MeshResult:
+    """The refined surface, cleaned, simplified and unwrapped like one that was cut from a field."""
+    report("surface", 0.0)
+    surface = trainer.ema.module.surface()
+    vertices, faces = surface.vertices.cpu().numpy(), surface.faces.cpu().numpy()
+    if not len(faces):
+        raise UserError("The surface has vanished.", "Use a smaller --surface.shape-rate.", "empty_field")
+    cameras = survey_cameras(SILHOUETTE_VIEWS)
+    config = trainer.config.mesh
+    kept, kept_faces = solid_pieces(vertices, faces, min_component=config.min_component)
+    removed = int(pieces(faces, len(vertices)).max() - pieces(kept_faces, len(kept)).max())
+    cut = CutSurface(kept, kept_faces, 0.0, trainer.ema.module.cell, removed)
+    wanted = silhouettes(vertices, faces, cameras, SILHOUETTE_PX, SILHOUETTE_PX)
+    return textured_mesh(cut, _albedo_fn(trainer), wanted, cameras, config, report=report, device=trainer.device)
 
 
 def _of_fixed_surface(trainer: SurfaceTrainer, source: SourceMesh, report: ReportFn) -> MeshResult:

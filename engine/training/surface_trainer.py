@@ -59,8 +59,8 @@ class SurfaceTrainer:
 
     def _groups(self) -> list[dict[str, Any]]:
         groups = self.model.colors.parameter_groups(1.0)
-        if shape := self.model.shape_parameters():
-            scale = self.config.surface.shape_rate * self.model.cell
+        if shape := self.model.shape_parameters():  # measured in cells
+            scale = self.config.surface.shape_rate
             groups.append({"params": shape, "lr_scale": scale, "lr": scale, "name": "shape"})
         return groups
 
