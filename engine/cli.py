@@ -1,4 +1,4 @@
-"""The command line: python -m engine generate | sample | serve | models | options | doctor. The only place that prints.
+"""The command line: python -m engine generate | texture | refine | sample | serve | models | options | doctor. The only place that prints.
 
 Exit codes: 0 done, 1 a fault of the engine, 2 something the user can mend (one sentence and the fix on stderr), 130 cancelled.
 """
@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.config import PRESETS, Option, options
 from engine.errors import UserError
@@ -100,26 +100,22 @@ def _parser() -> argparse.ArgumentParser:
     generate = commands.add_parser("generate", help="make a mesh from a prompt", allow_abbrev=False)
     generate.set_defaults(run=_generate)
     generate.add_argument("prompt", nargs="?", default=None, help='what to make, for example "a red mug"; with --resume it may be left out')
-    generate.add_argument("--negative", default=None, help="what it must not look like")
-    generate.add_argument("--model", default=None, help="id of the model table, or a folder in Stable Diffusion's layout (default: toybox)")
-    generate.add_argument("--preset", default=None, help=f"{', '.join(PRESETS)} (default: draft)")
-    generate.add_argument("--seed", default=None, help="the same seed gives the same run on the same machine (default: 0)")
-    generate.add_argument("--device", default=None, help="auto, cpu, cuda or cuda:N (default: auto)")
-    generate.add_argument("--out", default=None, help="job folder, made if it is missing (default: named after the prompt)")
-    generate.add_argument("--resume", action="store_true", help="continue from the folder's last checkpoint")
-    generate.add_argument("--overwrite", action="store_true", help="replace a job that lies in the folder")
+    _add_job_options(generate)
     generate.add_argument("--image", default=None, help="picture to follow: PNG, JPG or WebP, with alpha or before a plain background")
     generate.add_argument(
         "--start-from", default=None, metavar="JOB", help="job folder to go on from with more steps; what is left out is as it was there"
     )
-    generate.add_argument("--json", action="store_true", help="print events as JSON lines on stdout")
-    generate.add_argument("--debug", type=int, default=None, metavar="PORT", help="wait for a debugger to attach first (debugpy)")
-    group = None
-    for option in options().values():
-        if group is None or group.title != option.group:
-            group = generate.add_argument_group(option.group)
-        names = [option.flag, *SHORT_FLAGS.get(option.key, ())]
-        group.add_argument(*names, dest=option.key, default=None, metavar=_metavar(option), help=option.help.replace("%", "%%"))
+    _add_settings(generate)
+
+    for stage, text in (("texture", "give a mesh a new texture"), ("refine", "work a mesh's shape and color out under the prompt")):
+        stage_parser = commands.add_parser(stage, help=text, allow_abbrev=False)
+        stage_parser.set_defaults(run=_generate)
+        stage_parser.add_argument(
+            "source", nargs="?", default=None, help="folder of a finished job, or a mesh file (OBJ, GLB, PLY, STL, OFF)"
+        )
+        stage_parser.add_argument("--prompt", default=None, help="what it is (default for a job folder: that job's prompt)")
+        _add_job_options(stage_parser)
+        _add_settings(stage_parser)
 
     serve = commands.add_parser("serve", help="take commands as JSON lines on stdin (for Blender)", allow_abbrev=False)
     serve.set_defaults(run=_serve)
@@ -211,18 +207,42 @@ def _metavar(option: Option) -> str:
     return option.name.upper()
 
 
+def _add_job_options(parser: argparse.ArgumentParser) -> None:
+    """What every kind of job can be told beside its settings."""
+    parser.add_argument("--negative", default=None, help="what it must not look like")
+    parser.add_argument("--model", default=None, help="id of the model table, or a folder in Stable Diffusion's layout (default: toybox)")
+    parser.add_argument("--preset", default=None, help=f"{', '.join(PRESETS)} (default: draft)")
+    parser.add_argument("--seed", default=None, help="the same seed gives the same run on the same machine (default: 0)")
+    parser.add_argument("--device", default=None, help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--out", default=None, help="job folder, made if it is missing (default: named after the prompt)")
+    parser.add_argument("--resume", action="store_true", help="continue from the folder's last checkpoint")
+    parser.add_argument("--overwrite", action="store_true", help="replace a job that lies in the folder")
+    parser.add_argument("--json", action="store_true", help="print events as JSON lines on stdout")
+    parser.add_argument("--debug", type=int, default=None, metavar="PORT", help="wait for a debugger to attach first (debugpy)")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    group = None
+    for option in options().values():
+        if group is None or group.title != option.group:
+            group = parser.add_argument_group(option.group)
+        names = [option.flag, *SHORT_FLAGS.get(option.key, ())]
+        group.add_argument(*names, dest=option.key, default=None, metavar=_metavar(option), help=option.help.replace("%", "%%"))
+
+
 def _generate(arguments: argparse.Namespace) -> int:
-    request = _request(arguments)
+    request = _request(arguments) if arguments.command == "generate" else _stage_request(arguments)
     if arguments.out is not None:
         out_dir = Path(arguments.out)
     elif request is not None:
-        out_dir = Path(f"{slug_of(request.prompt)}-{request.seed}" + ("-more" if request.start_from else ""))
+        suffix = "-" + request.stage if request.stage != "generate" else "-more" if request.start_from else ""
+        out_dir = Path(f"{slug_of(request.prompt)}-{request.seed}" + suffix)
     else:
         raise UserError("--resume needs to know which job.", "Say --out and its folder.", "option")
     return _run_with_terminal(request, out_dir, resume=arguments.resume, overwrite=arguments.overwrite, as_json=arguments.json)
 
 
-# Flags of `generate` and the fields of a JobRequest that they fill.
+# Flags of a job and the fields of a JobRequest that they fill.
 _REQUEST_FLAGS = {
     "negative": "negative",
     "model": "model",
@@ -234,22 +254,48 @@ _REQUEST_FLAGS = {
 }
 
 
+def _given(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Any], dict[str, str]]:
+    """Flags that were given, fields of a JobRequest that they fill, and settings."""
+    flags = {flag: getattr(arguments, flag) for flag in _REQUEST_FLAGS if getattr(arguments, flag, None) is not None}
+    fields: dict[str, Any] = {_REQUEST_FLAGS[flag]: value for flag, value in flags.items()}
+    if "seed" in fields:
+        fields["seed"] = _whole_number(fields["seed"])
+    return list(flags), fields, {key: getattr(arguments, key) for key in options() if getattr(arguments, key) is not None}
+
+
+def _refuse_with_resume(*names: str) -> None:
+    if names:
+        told = ", ".join("--" + name.replace("_", "-") for name in names)
+        raise UserError(f"--resume continues a job with its own settings, so {told} has no effect.", "Leave it out.", "option")
+
+
+def _stage_request(arguments: argparse.Namespace) -> JobRequest | None:
+    """What a stage's command line asks for; None for a job that is resumed by its own words."""
+    from engine.stages import stage_request
+
+    flags, given, overrides = _given(arguments)
+    if arguments.prompt is not None:
+        flags, given["prompt"] = [*flags, "prompt"], arguments.prompt
+    if arguments.resume:
+        _refuse_with_resume(*flags, *overrides)
+        return None
+    if arguments.source is None:
+        text = f"{arguments.command} needs a mesh to work on."
+        raise UserError(text, f"Name a job folder or a mesh file, for example: {arguments.command} a-red-mug-0", "mesh")
+    request = stage_request(arguments.command, Path(os.path.abspath(arguments.source)))
+    return dataclasses.replace(request, **given, overrides=overrides)
+
+
 def _request(arguments: argparse.Namespace) -> JobRequest | None:
     """What the command line asks for; None for a job that is resumed by its own words."""
-    flags = {flag: getattr(arguments, flag) for flag in _REQUEST_FLAGS if getattr(arguments, flag) is not None}
-    given = {_REQUEST_FLAGS[flag]: value for flag, value in flags.items()}
-    overrides = {key: getattr(arguments, key) for key in options() if getattr(arguments, key) is not None}
-    if "seed" in given:
-        given["seed"] = _whole_number(given["seed"])
+    flags, given, overrides = _given(arguments)
     for name in ("reference_image", "start_from"):
         if given.get(name):
             given[name] = os.path.abspath(given[name])  # the engine may stand elsewhere when it resumes
     if arguments.prompt is not None:
         return JobRequest(prompt=arguments.prompt, overrides=overrides, **given)
     if arguments.resume:
-        if flags or overrides:
-            names = ", ".join("--" + name.replace("_", "-") for name in (*flags, *overrides))
-            raise UserError(f"--resume continues a job with its own settings, so {names} has no effect.", "Leave it out.", "option")
+        _refuse_with_resume(*flags, *overrides)
         return None
     if arguments.start_from is not None:
         from engine.continuation import continued_request

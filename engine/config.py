@@ -24,6 +24,7 @@ from engine.options import field_docs, from_json, parse_value, to_json, to_text
 from engine.protocol import JobRequest
 from engine.scene.scene_config import CameraConfig, LightConfig
 from engine.schedule import scheduled
+from engine.training.surface_config import SurfaceConfig
 from engine.training.training_config import (
     LossConfig,
     OptimizerConfig,
@@ -76,6 +77,7 @@ class JobConfig:
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     reference: ReferenceConfig = dataclasses.field(default_factory=ReferenceConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    surface: SurfaceConfig = dataclasses.field(default_factory=SurfaceConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     output: OutputConfig = dataclasses.field(default_factory=OutputConfig)
 
@@ -126,6 +128,26 @@ PRESETS: dict[str, dict[str, str]] = {
 }
 
 
+# What the stages after "generate" change against the preset. The shape is there: pictures have their final size from the first
+# step, all levels of the color's field are open, and the noise is low enough that what is there is refined, not replaced.
+_STAGE = {
+    "training.max_level": "1",
+    "training.batch_size": "4",
+    "guidance.t_low": "0.02",
+    "field.finest_resolution": "96",
+}
+STAGES: dict[str, dict[str, str]] = {
+    "generate": {},
+    "texture": _STAGE | {"light.textureless_ratio": "0", "guidance.t_high": "0,0.85,1,0.3", "mesh.smoothing": "0"},
+    "refine": _STAGE | {"guidance.t_high": "0,0.6,1,0.3", "light.textureless_ratio": "0.3"},
+}
+STAGE_SIZES: dict[str, dict[str, str]] = {
+    "draft": {"training.n_steps": "200", "render.size_px": "64"},
+    "standard": {"training.n_steps": "800", "render.size_px": "128"},
+    "high": {"training.n_steps": "3000", "render.size_px": "256"},
+}
+
+
 @dataclass(frozen=True)
 class Option:
     """One setting on the command line or in a panel."""
@@ -158,14 +180,17 @@ def options() -> dict[str, Option]:
     return table
 
 
-def make_config(preset: str, overrides: Mapping[str, str]) -> JobConfig:
-    """The preset with the user's values on top. Raises UserError for an unknown name or a value out of range."""
+def make_config(preset: str, overrides: Mapping[str, str], stage: str = "generate") -> JobConfig:
+    """The preset, what the stage changes, the user's values on top. Raises UserError for an unknown name or a value out of range."""
     if preset not in PRESETS:
         raise UserError(
             f"preset is {preset!r}, but must be one of {', '.join(PRESETS)}.", f"Use --preset {_nearest(preset, PRESETS)}.", "preset"
         )
+    if stage not in STAGES:
+        raise UserError(f"stage is {stage!r}, but must be one of {', '.join(STAGES)}.", "Leave it out to generate.", "option")
+    sizes = STAGE_SIZES[preset] if stage != "generate" else {}
     groups: dict[str, dict[str, Any]] = {}
-    for given, text in (*PRESETS[preset].items(), *overrides.items()):
+    for given, text in (*PRESETS[preset].items(), *STAGES[stage].items(), *sizes.items(), *overrides.items()):
         option = options().get(given.replace("-", "_"))
         if option is None:
             raise UserError(f"There is no setting {given!r}.", f"Did you mean --{_nearest(given, options()).replace('_', '-')}?", "option")
@@ -204,12 +229,17 @@ def check_request(request: JobRequest) -> JobConfig:
         raise UserError(f"seed is {request.seed}, but must lie in 0..{2**31 - 1}.", "Use --seed 0.", "option")
     if not (request.device in ("auto", "cpu", "cuda") or request.device.startswith("cuda:") and request.device[5:].isdigit()):
         raise UserError(f"device is {request.device!r}, but must be auto, cpu, cuda or cuda:N.", "Use --device auto.", "option")
-    if request.start_mesh:
-        raise UserError("A mesh to start from was given, but this version starts from nothing only.", "Leave it out.", "option")
-    config = make_config(request.preset, request.overrides)
+    if request.start_mesh and request.start_from:
+        raise UserError("A mesh file and a job to start from were both given, but only one can be.", "Leave one out.", "option")
+    if request.stage != "generate" and request.reference_image:
+        raise UserError(f"A picture to follow has no effect on the stage {request.stage}.", "Leave it out.", "option")
+    config = make_config(request.preset, request.overrides, request.stage)
     for view, text in config.guidance.own_texts().items():
         check_text(f"guidance.prompt-{view.split()[-1]}", text)
     check_text("guidance.flaws", config.guidance.flaws)
+    if request.stage != "generate" and not (request.start_mesh or request.start_from):
+        text = f"The stage {request.stage} needs a mesh to work on."
+        raise UserError(text, f"Name a job folder or a mesh file, for example: {request.stage} a-red-mug-0", "mesh")
     if request.reference_image:
         from engine.scene.reference_view import prepare_picture
 

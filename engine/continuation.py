@@ -74,7 +74,11 @@ def continued_request(folder: Path) -> JobRequest:
 def _read(folder: Path) -> tuple[JobRequest, JobConfig]:
     if not (folder / "job.json").is_file():
         raise UserError(f"There is no job in {folder} to go on from.", "Give the folder of a job, the one that holds job.json.", "option")
-    return read_job(folder)
+    request, config = read_job(folder)
+    if request.stage != "generate":
+        text = f"The job in {folder} is of the stage {request.stage} and has no field to go on with."
+        raise UserError(text, f"Give its mesh to another stage: python -m engine {request.stage} {folder}", "option")
+    return request, config
 
 
 def _check_fit(config: JobConfig, old: JobConfig, folder: Path) -> None:

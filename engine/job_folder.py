@@ -5,6 +5,7 @@ events.jsonl   every event, with its time
 checkpoints/   see training/checkpoint.py
 previews/      pictures while it trains
 reference.png  the picture to follow, prepared
+source.npz     the mesh to start from, prepared
 result/        complete or absent: made as result.partial and renamed
 """
 
@@ -31,13 +32,14 @@ from engine.version import ENGINE_VERSION
 
 if TYPE_CHECKING:
     from engine.continuation import Start
+    from engine.meshing.source_mesh import SourceMesh
     from engine.scene.reference_view import Pixels
 
 FORMAT = 1
 # A draft writes about 30 MB; a full disk must be noticed before minutes of work, not after.
 MIN_FREE_BYTES = 200 << 20
 OURS = (
-    "job.json", "events.jsonl", "checkpoints", "previews", "reference.png", "result",
+    "job.json", "events.jsonl", "checkpoints", "previews", "reference.png", "source.npz", "result",
     "result.partial", "error.log", "engine.log", LOCK_NAME,
 )  # fmt: skip
 # Do not make a folder the folder of a job.
@@ -63,6 +65,10 @@ class JobFolder:
     @property
     def reference(self) -> Path:
         return self.path / "reference.png"
+
+    @property
+    def source(self) -> Path:
+        return self.path / "source.npz"
 
     @property
     def result(self) -> Path:
@@ -114,9 +120,20 @@ def check_folder(path: Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
-def create_job(path: Path, request: JobRequest, *, overwrite: bool = False, start: Start | None = None) -> JobFolder:
-    """A new job; with `start` it goes on from there. Raises UserError."""
-    config = start.config if start else check_request(request)
+def create_job(
+    path: Path,
+    request: JobRequest,
+    *,
+    overwrite: bool = False,
+    start: Start | None = None,
+    source: SourceMesh | None = None,
+    config: JobConfig | None = None,
+) -> JobFolder:
+    """A new job; with `start` it goes on from there, with `source` it has that mesh to start from. Raises UserError.
+
+    config: the settings, where they are not just the request's.
+    """
+    config = start.config if start else config or check_request(request)
     check_folder(path, resume=False, overwrite=overwrite)
     picture = _picture(request)  # before the folder is cleared, in which it may lie
     with output_errors(path):
@@ -135,6 +152,8 @@ def create_job(path: Path, request: JobRequest, *, overwrite: bool = False, star
             from engine.scene.reference_view import write_picture
 
             write_picture(path / "reference.png", picture)
+        if source is not None:
+            source.save(path / "source.npz")
         if start:
             from engine.training.checkpoint import save_checkpoint  # torch, which whoever made `start` has loaded already
 

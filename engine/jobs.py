@@ -21,6 +21,7 @@ from engine.errors import UserError
 from engine.job_folder import JobFolder, check_folder, create_job, open_job, output_errors, slug_of, write_json
 from engine.job_lock import JobLock
 from engine.protocol import CANCELLED, Event, Failed, JobRequest, Plan, Preview, Progress, Proxy, Result, Warn
+from engine.stages import find_source, source_info
 from engine.training.control import Control
 from engine.version import ENGINE_VERSION
 
@@ -28,16 +29,13 @@ if TYPE_CHECKING:
     import torch
 
     from engine.meshing.mesh_stage import MeshResult
-    from engine.training.trainer import Trainer
+    from engine.previews import AnyTrainer
 
 logger = logging.getLogger(__name__)
 
 EmitFn = Callable[[Event], None]
 # Progress lines a second; a reader of a fast run must not drown in them.
 PROGRESS_EVERY_S = 0.1
-# Views by which the isovalue is chosen and the mesh is judged.
-SILHOUETTE_VIEWS = 12
-SILHOUETTE_PX = 96
 # How long the mesh and the files take, guessed until they are done; only for the shown time left.
 MESH_GUESS_S = 12.0
 
@@ -146,11 +144,12 @@ def _prepare(request: JobRequest | None, out_dir: Path, lock: JobLock, *, resume
     config = check_request(request)
     check_folder(out_dir, resume=False, overwrite=overwrite)
     warnings = check_model(request, config)
-    start = find_start(request, config, out_dir) if request.start_from else None
+    start = find_start(request, config, out_dir) if request.start_from and request.stage == "generate" else None
+    source, config = find_source(request, config, out_dir)
     with output_errors(out_dir):
         out_dir.mkdir(exist_ok=True)
         lock.acquire()
-    return create_job(out_dir, request, overwrite=overwrite, start=start), warnings
+    return create_job(out_dir, request, overwrite=overwrite, start=start, source=source, config=config), warnings
 
 
 def check_model(request: JobRequest, config: JobConfig) -> list[str]:
@@ -179,7 +178,7 @@ def _run_phases(run: _Run) -> None:
     _export(run, trainer, mesh, device)
 
 
-def _trained(run: _Run) -> tuple[Trainer, torch.device]:
+def _trained(run: _Run) -> tuple[AnyTrainer, torch.device]:
     """Load and train; where the memory runs full, again from the last checkpoint with less of it, until nothing is left to save."""
     from engine.guidance.memory import lower_level
 
@@ -209,16 +208,16 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _load(run: _Run, config: JobConfig) -> tuple[Trainer, torch.device]:
+def _load(run: _Run, config: JobConfig) -> tuple[AnyTrainer, torch.device]:
     start = time.monotonic()
     run.progress("load", 0, 3, text="Starting torch")
     from engine.guidance.configured import load_configured
     from engine.guidance.model_table import find_model, model_folder
+    from engine.make_trainer import make_trainer
     from engine.training.checkpoint import latest_checkpoint
     from engine.training.plan import make_plan
     from engine.training.reference import KnownView
     from engine.training.teacher import DiffusionTeacher, make_prompts
-    from engine.training.trainer import Trainer
 
     request = run.folder.request
     checkpoint = latest_checkpoint(run.folder.checkpoints)  # before the model: a damaged one is found at once
@@ -232,7 +231,8 @@ def _load(run: _Run, config: JobConfig) -> tuple[Trainer, torch.device]:
     prompts = make_prompts(denoiser, model, request.prompt, request.negative, config.guidance, config.camera)
     denoiser.drop_text_encoder()
     known_view = KnownView.load(run.folder.reference, config.reference, device) if request.reference_image else None
-    trainer = Trainer(config, request.seed, device, DiffusionTeacher(denoiser, prompts, config.guidance), known_view)
+    teacher = DiffusionTeacher(denoiser, prompts, config.guidance)
+    trainer = make_trainer(run.folder, config, device, teacher, known_view)
     run.emit(Plan(job=run.job, text=str(make_plan(trainer, denoiser, checkpoint.meta["step"] if checkpoint else 0))))
     if checkpoint is not None:
         trainer.restore(checkpoint)
@@ -253,7 +253,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _train(run: _Run, trainer: Trainer) -> None:
+def _train(run: _Run, trainer: AnyTrainer) -> None:
     from engine.previews import Previews
     from engine.training.checkpoint import save_checkpoint
     from engine.training.loop import CancelledError, Hooks, train
@@ -278,15 +278,10 @@ def _train(run: _Run, trainer: Trainer) -> None:
     run.seconds["train"] = time.monotonic() - start
 
 
-def _mesh(run: _Run, trainer: Trainer) -> MeshResult:
-    import torch
-
-    from engine.meshing.mesh_stage import make_mesh
-    from engine.scene.sampling import survey_cameras
+def _mesh(run: _Run, trainer: AnyTrainer) -> MeshResult:
+    from engine.stage_meshes import result_mesh
 
     start = time.monotonic()
-    cameras = survey_cameras(SILHOUETTE_VIEWS)
-    field = trainer.ema.module
 
     def report(phase: str, fraction: float) -> None:
         run.stop_if_cancelled()
@@ -294,22 +289,12 @@ def _mesh(run: _Run, trainer: Trainer) -> MeshResult:
         left = max(0.0, MESH_GUESS_S * (1 - fraction))
         run.progress("mesh" if phase in ("surface", "simplify") else "texture", done, 100, 0.0, left, phase)
 
-    with torch.no_grad(), field.frozen():
-        opacity = trainer.picture(cameras, SILHOUETTE_PX, SILHOUETTE_PX).opacity.cpu()
-        mesh = make_mesh(
-            field.density,
-            lambda positions: field(positions)[1],
-            opacity,
-            cameras,
-            run.folder.config.mesh,
-            report=report,
-            device=trainer.device,
-        )
+    mesh = result_mesh(trainer, run.folder, report)
     run.seconds["mesh"] = time.monotonic() - start
     return mesh
 
 
-def _export(run: _Run, trainer: Trainer, mesh: MeshResult, device: torch.device) -> None:
+def _export(run: _Run, trainer: AnyTrainer, mesh: MeshResult, device: torch.device) -> None:
     from engine.result_files import peak_memory_bytes, versions, write_result_files
 
     start = time.monotonic()
@@ -333,6 +318,7 @@ def _export(run: _Run, trainer: Trainer, mesh: MeshResult, device: torch.device)
         "steps_done": trainer.step,
         "n_steps": trainer.n_steps,
         "restarts": trainer.restarts,
+        **source_info(folder),
         "finished_early": trainer.step < trainer.n_steps,
         "stats": {**asdict(mesh.stats), "n_vertices": len(mesh.vertices)},
         "seconds": {name: round(value, 3) for name, value in run.seconds.items()},

@@ -24,6 +24,7 @@ from engine.protocol import Event, Preview, Proxy, SetView
 from engine.scene.cameras import Cameras, orbit_cameras
 from engine.scene.sampling import SURVEY_FOV_DEG, SURVEY_RADIUS, survey_cameras
 from engine.training.control import Control
+from engine.training.surface_trainer import SurfaceTrainer
 from engine.training.teacher import DiffusionTeacher
 from engine.training.trainer import Trainer
 
@@ -40,10 +41,13 @@ SHAPE_VIEWS, SHAPE_PX = 6, 32
 KEPT_FILES = 8
 
 
+AnyTrainer = Trainer | SurfaceTrainer
+
+
 class Previews:
     """Pictures and light meshes of one job. Call `tick` after every step (or when the view changed), `finish` after the last."""
 
-    def __init__(self, trainer: Trainer, folder: Path, job: str, control: Control, emit: Callable[[Event], None]) -> None:
+    def __init__(self, trainer: AnyTrainer, folder: Path, job: str, control: Control, emit: Callable[[Event], None]) -> None:
         self._trainer, self._folder, self._job, self._control, self._emit = trainer, folder, job, control, emit
         self._turn = _Pace()
         self._view = _Pace()
@@ -125,9 +129,7 @@ class Previews:
         shape = self._measured()
         if shape is None:
             return
-        trainer, field = self._trainer, self._trainer.ema.module
-        with torch.no_grad(), field.frozen():
-            colors = rough_colors(field.density, lambda positions: field(positions)[1], shape, device=trainer.device)
+        trainer, colors = self._trainer, shape_colors(self._trainer, shape)
 
         def save(partial: Path) -> None:
             with partial.open("wb") as file:  # given a name, savez would add its own suffix
@@ -185,8 +187,19 @@ class _Pace:
         self._seconds = self._ended - start
 
 
-def measured_shape(trainer: Trainer) -> RoughShape:
-    """The object in the averaged field. Raises UserError while there is nothing to be seen."""
+def shape_colors(trainer: AnyTrainer, shape: RoughShape) -> NDArray[np.float32]:
+    """Colors [V, 3] in [0, 1] at the vertices of the measured shape."""
+    if isinstance(trainer, SurfaceTrainer):
+        return trainer.rough_colors(shape)
+    field = trainer.ema.module
+    with torch.no_grad(), field.frozen():
+        return rough_colors(field.density, lambda positions: field(positions)[1], shape, device=trainer.device)
+
+
+def measured_shape(trainer: AnyTrainer) -> RoughShape:
+    """The object in the averaged field, or the averaged surface. Raises UserError while there is nothing to be seen."""
+    if isinstance(trainer, SurfaceTrainer):
+        return trainer.rough_shape()
     cameras, field, mesh = survey_cameras(SHAPE_VIEWS), trainer.ema.module, trainer.config.mesh
     with torch.no_grad(), field.frozen():
         return rough_shape(
@@ -216,7 +229,7 @@ def _far(view: SetView, shape: RoughShape | None) -> float:
     return view.clip_end * (1.0 if shape is None else shape.height) if view.clip_end > 0 else math.inf
 
 
-def view_picture(trainer: Trainer, cameras: Cameras, height: int, width: int, *, far: float = math.inf) -> NDArray[np.float32]:
+def view_picture(trainer: AnyTrainer, cameras: Cameras, height: int, width: int, *, far: float = math.inf) -> NDArray[np.float32]:
     """[H, W, 4] float32 in [0, 1], sRGB-encoded with straight alpha: the averaged field through one camera.
 
     far: nothing is seen where the surface lies farther from the camera plane, world units.

@@ -63,9 +63,11 @@ class JobRequest:
     reference_image: str = ""
     """Absolute path of a picture to follow: PNG, JPG or WebP, with alpha or before a plain background; empty: none."""
     start_mesh: str = ""
-    """Absolute path of a mesh to start from; empty: none."""
+    """Absolute path of a mesh file: what texture and refine work on, what generate grows its field from; empty: none."""
     start_from: str = ""
-    """Absolute path of a job folder whose last checkpoint this job goes on from; empty: none."""
+    """Absolute path of a job folder: generate goes on from its last checkpoint, texture and refine from its mesh; empty: none."""
+    stage: str = "generate"
+    """What kind of job: "generate" a mesh, "refine" the shape of one, or give one a new "texture"."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,6 +72,24 @@ class MeshResult:
     normal: NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True)
+class CutSurface:
+    """A cleaned, closed surface before smoothing and simplification.
+
+    Attributes:
+        vertices: [V, 3] float32. faces: [F, 3] int32.
+        isovalue: density at which it was cut; 0 for one that was not cut from a density.
+        cell: lattice spacing in world units.
+        removed_pieces: loose pieces that were too small to keep, or inside another.
+    """
+
+    vertices: NDArray[np.float32]
+    faces: NDArray[np.int32]
+    isovalue: float
+    cell: float
+    removed_pieces: int
+
+
 def _no_report(phase: str, fraction: float) -> None:
     """Nobody listens."""
 
@@ -101,13 +120,38 @@ def make_mesh(
     started = time.monotonic()
     report("surface", 0.0)
     surface = _surface(density_at, opacity, cameras, config, report, device)
+    wanted = field_silhouettes(opacity)
+    mesh = textured_mesh(surface, albedo_at, wanted, cameras, config, density_at=density_at, report=report, device=device)
+    return dataclasses.replace(mesh, stats=dataclasses.replace(mesh.stats, seconds=time.monotonic() - started))
+
+
+def textured_mesh(
+    surface: CutSurface,
+    albedo_at: AlbedoFn,
+    wanted: NDArray[np.bool_],
+    cameras: Cameras,
+    config: MeshConfig,
+    *,
+    density_at: DensityFn | None = None,
+    report: ReportFn = _no_report,
+    device: torch.device | str = "cpu",
+) -> MeshResult:
+    """Smooth, simplify, unwrap and bake a closed surface.
+
+    Args:
+        wanted: [V, H, W], what the V cameras should see of it; only measured.
+        density_at: the field it was cut from, to read colors where rays would see them; None reads them on the surface.
+    """
+    started = time.monotonic()
     report("simplify", 0.4)
     fine = smooth(surface.vertices, surface.faces, config.smoothing)
     vertices, faces = decimate(fine, surface.faces, config.target_faces)
     report("unwrap", 0.5)
     corner_uvs, _ = unwrap(vertices, faces, texture_size=config.texture_size, padding=config.padding)
     report("bake", 0.8)
-    inset = seen_depth(density_at, vertices, vertex_normals(vertices, faces), surface.cell, device=device) if config.inset else None
+    inset = None
+    if config.inset and density_at is not None:
+        inset = seen_depth(density_at, vertices, vertex_normals(vertices, faces), surface.cell, device=device)
     albedo, _ = bake_albedo(
         albedo_at,
         vertices,
@@ -123,7 +167,6 @@ def make_mesh(
     if config.normal_map and len(faces) < len(surface.faces):
         normal = bake_normals(vertices, faces, corner_uvs, fine, surface.faces, texture_size=config.texture_size, cell=surface.cell)
     report("bake", 1.0)
-    wanted = field_silhouettes(opacity)
     stats = MeshStats(
         n_faces=len(faces),
         open_edges=open_edges(faces),
@@ -137,20 +180,9 @@ def make_mesh(
     return MeshResult(vertices, faces, corner_uvs, albedo, stats, normal)
 
 
-@dataclass(frozen=True)
-class _Surface:
-    """The cleaned surface before smoothing and simplification."""
-
-    vertices: NDArray[np.float32]
-    faces: NDArray[np.int32]
-    isovalue: float
-    cell: float
-    removed_pieces: int
-
-
 def _surface(
     density_at: DensityFn, opacity: Tensor, cameras: Cameras, config: MeshConfig, report: ReportFn, device: torch.device | str
-) -> _Surface:
+) -> CutSurface:
     coarse = sample_lattice(density_at, resolution=COARSE_RESOLUTION, aabb=np.array(WORLD_BOX), device=device)
     highest = float(coarse.densities.max())
     if not highest > 0:
@@ -165,4 +197,4 @@ def _surface(
     raw_vertices, raw_faces = surface_of_lattice(fine, isovalue)
     vertices, faces = solid_pieces(raw_vertices, raw_faces, min_component=config.min_component)
     removed = pieces(raw_faces, len(raw_vertices)).max() - pieces(faces, len(vertices)).max()
-    return _Surface(vertices, faces, isovalue, fine.spacing, int(removed))
+    return CutSurface(vertices, faces, isovalue, fine.spacing, int(removed))

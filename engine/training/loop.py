@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
+from engine.config import JobConfig
 from engine.training.collapse import DivergedError, collapse_of, collapsed_error
 from engine.training.control import Control
-from engine.training.trainer import Trainer
+from engine.training.trainer import StepReport
 
 # Share of a step's time that does not grow with the number of rays (model, optimizer). Only for the guess of the end.
 FIXED_SHARE = 0.6
@@ -18,6 +20,23 @@ PACE_BLEND = 0.1
 
 class CancelledError(Exception):
     """The user ended the job."""
+
+
+class Trainable(Protocol):
+    """What the loop can run: a trainer of a field or of a surface."""
+
+    config: JobConfig
+    step: int
+    restarts: int
+
+    @property
+    def n_steps(self) -> int: ...
+
+    def views(self, step: int) -> tuple[int, int]: ...
+
+    def train_step(self) -> StepReport: ...
+
+    def restart(self, reason: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -32,7 +51,7 @@ class Hooks:
     warn: Callable[[str], None]
 
 
-def train(trainer: Trainer, control: Control, hooks: Hooks, *, seed: int = 0) -> None:
+def train(trainer: Trainable, control: Control, hooks: Hooks, *, seed: int = 0) -> None:
     """Train until the last step, `control.finish` or `control.cancel`. Raises CancelledError, UserError."""
     cfg = trainer.config.training
     pace = Pace(trainer)
@@ -71,7 +90,7 @@ def train(trainer: Trainer, control: Control, hooks: Hooks, *, seed: int = 0) ->
         raise CancelledError
 
 
-def _restart(trainer: Trainer, collapse: str, hooks: Hooks, seed: int) -> None:
+def _restart(trainer: Trainable, collapse: str, hooks: Hooks, seed: int) -> None:
     if trainer.restarts >= trainer.config.training.restarts:
         raise collapsed_error(collapse, trainer.step, seed)
     hooks.warn(f"The object came out {collapse} (step {trainer.step}). Starting again with gentler settings.")
@@ -81,7 +100,7 @@ def _restart(trainer: Trainer, collapse: str, hooks: Hooks, seed: int) -> None:
 class Pace:
     """How long a step takes and how long the rest will, though later steps render more rays."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainable) -> None:
         self.trainer = trainer
         self.seconds_per_step = 0.0
         self._started = 0.0

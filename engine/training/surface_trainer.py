@@ -1,0 +1,226 @@
+"""The training step of the stages that render a mesh instead of a field; `loop.train` runs it like any other trainer.
+
+Shapes: B views of a step, H = W pixels, N pixels that see the surface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.config import JobConfig
+from engine.errors import UserError
+from engine.meshing.cleanup import solid_pieces
+from engine.meshing.rough_shape import RoughShape
+from engine.rendering.render import PlainImages
+from engine.scene.cameras import Cameras
+from engine.scene.sampling import sample_cameras, sample_lights
+from engine.schedule import scheduled
+from engine.training.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
+from engine.training.collapse import diverged_error
+from engine.training.ema import Ema
+from engine.training.losses import is_finite, smoothness_loss
+from engine.training.surface_losses import laplacian_loss, normal_consistency_loss
+from engine.training.surface_model import SurfaceModel, albedo_of
+from engine.training.surface_render import render_surface
+from engine.training.trainer import GENTLER_RATE, OPTIMIZERS, SMOOTH_PLACES, StepReport, Teacher
+
+MakeModel = Callable[[torch.Generator], SurfaceModel]
+"""Builds the model as it is before the first step."""
+
+
+class SurfaceTrainer:
+    """Everything that changes during a stage: model, averaged model, optimizer, generators, step."""
+
+    def __init__(self, config: JobConfig, seed: int, device: torch.device, teacher: Teacher, make_model: MakeModel) -> None:
+        self.config = config
+        self.device = device
+        self.teacher = teacher
+        self._make_model = make_model
+        self.generator = torch.Generator().manual_seed(seed)  # cameras, lights, backgrounds: the same on every device
+        self.device_generator = torch.Generator(device=device).manual_seed(seed)  # noise, timesteps, places
+        self.restarts = 0
+        self.restart_reason = ""
+        self._begin()
+
+    def _begin(self) -> None:
+        self.step = 0
+        self._use(self._make_model(self.generator))
+
+    def _use(self, model: SurfaceModel) -> None:
+        """Train `model` from here on; what the optimizer remembered of another one is forgotten."""
+        self.model = model
+        self.ema: Ema[SurfaceModel] = Ema(model, self.config.training.ema_decay)
+        self.optimizer = OPTIMIZERS[self.config.optimizer.method](self._groups(), 1.0)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        groups = self.model.colors.parameter_groups(1.0)
+        if shape := self.model.shape_parameters():  # measured in cells
+            scale = self.config.surface.shape_rate
+            groups.append({"params": shape, "lr_scale": scale, "lr": scale, "name": "shape"})
+        return groups
+
+    @property
+    def n_steps(self) -> int:
+        return self.config.training.n_steps
+
+    def at(self, value: float | tuple[float, ...]) -> float:
+        """A scheduled setting at this step."""
+        return scheduled(value, self.step, self.n_steps)
+
+    def restart(self, reason: str) -> None:
+        """Begin again after a collapse, gently, with other random draws."""
+        self.restarts += 1
+        self.restart_reason = reason
+        self._begin()
+
+    def views(self, step: int) -> tuple[int, int]:
+        """Batch size and picture size in pixels at `step`."""
+        cfg = self.config
+        size = 8 * round(scheduled(cfg.render.size_px, step, self.n_steps) / 8)
+        return max(1, round(scheduled(cfg.training.batch_size, step, self.n_steps))), max(16, size)
+
+    def train_step(self) -> StepReport:
+        """One optimizer update. Raises DivergedError."""
+        cfg = self.config
+        n_views, size = self.views(self.step)
+        self._set_levels()
+        if (finer := self.model.refined(round(self.at(cfg.surface.resolution)))) is not None:
+            self._use(finer)
+        cameras = sample_cameras(cfg.camera, n_views, self.step, self.n_steps, generator=self.generator)
+        shading, ambient_ratio = self._draw_shading()
+        light = sample_lights(cfg.light, cameras, generator=self.generator).to(self.device)
+        cameras = cameras.to(self.device)
+        background = torch.rand(n_views, 1 if cfg.render.gray_background else 3, generator=self.generator).expand(n_views, 3)
+        # Shape alone is shown as clay: over a brighter background, darkened as a whole (see Trainer.train_step).
+        clay = cfg.light.clay if shading == "textureless" else 1.0
+        surface = self.model.surface()
+        out = render_surface(
+            surface,
+            lambda positions: albedo_of(self.model.colors, positions),
+            cameras,
+            size,
+            size,
+            background=background.to(self.device) / clay,
+            shading=shading,
+            ambient_ratio=ambient_ratio,
+            light_direction=light,
+        )
+        guidance_loss = self.teacher.loss(out.image * clay, cameras, shading, self.step, self.n_steps, self.device_generator)
+        loss = cfg.guidance.weight * guidance_loss
+        if (weight := self.at(cfg.loss.lambda_smooth)) > 0 and len(out.positions):
+            loss = loss + weight * self._color_smoothness(out.positions)
+        if self.model.shape_parameters():
+            loss = loss + self.at(cfg.surface.lambda_normal) * normal_consistency_loss(surface)
+            loss = loss + self.at(cfg.surface.lambda_laplacian) * laplacian_loss(surface, self.model.cell)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._check(loss)  # before the optimizer, which would keep a NaN for ever
+        self._set_rate()
+        self.optimizer.step()
+        self.ema.update(self.model, self.step)
+        self.step += 1
+        return StepReport(loss.detach(), guidance_loss.detach(), out.opacity.detach().mean())
+
+    def _set_levels(self) -> None:
+        level = self.at(self.config.training.max_level)
+        self.model.colors.max_level = level
+        self.ema.module.colors.max_level = level
+
+    def _set_rate(self) -> None:
+        cfg = self.config.optimizer
+        rate = self.at(cfg.learning_rate) * min(1.0, (self.step + 1) / (cfg.warm_up_steps + 1)) * GENTLER_RATE**self.restarts
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        if cfg.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], cfg.max_grad_norm)
+
+    def _draw_shading(self) -> tuple[str, float]:
+        """Shading and ambient light of a step. Where the shape stays, showing it alone teaches nothing: color in light instead."""
+        cfg = self.config.light
+        draw, ambient = torch.rand(2, generator=self.generator).tolist()
+        low, high = cfg.ambient_ratio
+        textureless = self.at(cfg.textureless_ratio)
+        if draw >= textureless + self.at(cfg.lambertian_ratio):
+            return "albedo", 1.0
+        is_shape = draw < textureless and bool(self.model.shape_parameters())
+        return "textureless" if is_shape else "lambertian", low + (high - low) * ambient
+
+    def _color_smoothness(self, positions: Tensor) -> Tensor:
+        """Mean difference of color between some of the places seen and near ones, as the field's own stage has it."""
+        generator = self.device_generator
+        here = positions[torch.randint(len(positions), (SMOOTH_PLACES,), generator=generator, device=self.device)]
+        offsets = torch.randn(here.shape, generator=generator, device=self.device) * self.config.loss.smooth_radius
+        albedo = albedo_of(self.model.colors, torch.cat([here, (here + offsets).clamp(-1, 1)]))
+        return smoothness_loss(*albedo.chunk(2))
+
+    def _check(self, loss: Tensor) -> None:
+        if self.device.type == "cpu" or self.step % self.config.training.check_every == 0:  # a wait for the GPU
+            gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+            total = torch.stack(list(torch._foreach_norm(gradients))).sum() if gradients else loss
+            if not is_finite(loss, total):
+                raise diverged_error("the gradient", self.step, None)
+
+    @torch.no_grad()
+    def picture(self, cameras: Cameras, height: int, width: int) -> PlainImages:
+        """The averaged surface through `cameras`, over white, the same every time."""
+        model, background = self.ema.module, torch.ones(len(cameras), 3, device=self.device)
+        with model.colors.frozen():
+            out = render_surface(
+                model.surface(),
+                lambda positions: albedo_of(model.colors, positions),
+                cameras.to(self.device),
+                height,
+                width,
+                background=background,
+            )
+        return PlainImages(out.image, out.opacity, out.depth, None)
+
+    @torch.no_grad()
+    def rough_shape(self) -> RoughShape:
+        """The averaged surface as it is. Raises UserError while there is nothing to be seen."""
+        surface = self.ema.module.surface()
+        if not len(surface.faces):
+            raise UserError("The surface has vanished.", "Start again with another --seed.", "empty_field")
+        vertices, faces = surface.vertices.cpu().numpy(), surface.faces.cpu().numpy()
+        if self.model.shape_parameters():
+            vertices, faces = solid_pieces(vertices, faces, min_component=self.config.mesh.min_component)
+        return RoughShape(np.asarray(vertices, np.float32), np.asarray(faces, np.int32), self.model.cell)
+
+    @torch.no_grad()
+    def rough_colors(self, shape: RoughShape) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """[V, 3] float32 in [0, 1], sRGB-encoded, at the vertices of `shape`."""
+        return albedo_of(self.ema.module.colors, torch.from_numpy(shape.vertices).to(self.device)).clamp(0, 1).cpu().numpy()
+
+    def checkpoint(self) -> Checkpoint:
+        """All that the next step depends on."""
+        parts = {
+            "field": dict(self.model.state_dict()),
+            "ema": dict(self.ema.module.state_dict()),
+            "optimizer": optimizer_tensors(self.optimizer),
+            "occupancy": {},
+            "generators": {"host": self.generator.get_state(), "device": self.device_generator.get_state()},
+        }
+        meta = {"step": self.step, "restarts": self.restarts, "restart_reason": self.restart_reason, "device": self.device.type}
+        return Checkpoint(parts, {**meta, "resolution": self.model.resolution})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue exactly where `checkpoint` was taken. Raises UserError."""
+        parts, meta = checkpoint.parts, checkpoint.meta
+        try:
+            if (same := self.model.refined(meta["resolution"])) is not None:
+                self._use(same)
+            self.model.load_state_dict(parts["field"])
+            self.ema.module.load_state_dict(parts["ema"])
+            restore_optimizer(self.optimizer, parts["optimizer"])
+            self.generator.set_state(parts["generators"]["host"])
+            if meta["device"] == self.device.type:
+                self.device_generator.set_state(parts["generators"]["device"])
+            self.step, self.restarts, self.restart_reason = meta["step"], meta["restarts"], meta["restart_reason"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError("The checkpoint does not fit this job's settings.", "Start again in another folder.", "checkpoint") from error
+        self._set_levels()
