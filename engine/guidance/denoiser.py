@@ -40,10 +40,10 @@ class Denoiser(ABC):
 
     @staticmethod
     def load(root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Denoiser:
-        """The model in a folder of Stable Diffusion's layout; see `StableDiffusion.load`, which does the work."""
-        from engine.guidance.stable_diffusion import StableDiffusion  # diffusers takes seconds to import
+        """The model in a folder, of whatever family; see `engine.guidance.families.load_denoiser`, which does the work."""
+        from engine.guidance.families import load_denoiser
 
-        return StableDiffusion.load(root, device, dtype)
+        return load_denoiser(Path(root), device, dtype)
 
     @property
     def device(self) -> torch.device:

@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from engine.errors import UserError
+from engine.guidance.families import check_parts, has_parts, kind_of
 from engine.guidance.model_records import MODELS_VARIABLE as MODELS_VARIABLE
 from engine.guidance.model_records import Record, models_root, read_added
 from engine.guidance.vocabulary import Vocabulary, load_vocabulary
 
 ENGINE_FOLDER = Path(__file__).resolve().parent.parent
 TABLE_FILE = Path(__file__).resolve().parent / "models.toml"
-# The parts that together are a model of kind "stable-diffusion".
-PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
-# The U-Net's extra inputs that this class fills in: none, or the pooled prompt that the U-Net itself takes from the embeddings.
-KNOWN_ADDITIONS = (None, "text")
 
 
 @dataclass(frozen=True)
@@ -150,14 +146,14 @@ def _local_model(name: str, title: str, folder: Path) -> Model:
     vocabulary = folder / "vocabulary.json"
     is_toy = vocabulary.is_file()
     return Model(
-        id=name, title=title, kind="stable-diffusion", path=str(folder), sources=(), gated=False, licence="unknown",
+        id=name, title=title, kind=kind_of(folder), path=str(folder), sources=(), gated=False, licence="unknown",
         download_mb=0, vram_gb=0.0 if is_toy else 8.0, resolution_px=64 if is_toy else 512, prediction_type="epsilon",
         words="toybox" if is_toy else "photo", vocabulary=str(vocabulary) if is_toy else "", note="A local folder.",
     )  # fmt: skip
 
 
 def model_folder(model: Model) -> Path:
-    """Where the model's five parts lie on this machine: shipped, added, in the models folder, or in the hub's cache.
+    """Where the model's parts lie on this machine: shipped, added, in the models folder, or in the hub's cache.
 
     Raises:
         UserError: code "model", with how to get it, if it is nowhere.
@@ -172,7 +168,7 @@ def model_folder(model: Model) -> Path:
         return folder
     cached = [snapshot for source in model.sources if (snapshot := _cached(source.repo))]
     for folder in [models_root() / model.id, *cached]:
-        if all((folder / part).is_dir() for part in PARTS):
+        if has_parts(folder, model.kind):
             return folder
     raise UserError(
         f"Model {model.id} ({model.title}, {model.download_mb / 1000:.1f} GB, licence {model.licence}) is not on this machine.",
@@ -204,37 +200,3 @@ def _cached(repo: str) -> Path | None:
     snapshots = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "snapshots"
     folders = sorted((path for path in snapshots.glob("*") if path.is_dir()), key=lambda path: path.stat().st_mtime)
     return folders[-1] if folders else None
-
-
-def check_parts(folder: Path) -> None:
-    """Raise UserError, code "model", unless all five parts are in the folder."""
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
-    if missing:
-        raise UserError(
-            f"The model folder {folder} lacks {', '.join(missing)}.",
-            "Choose a folder in the layout of Stable Diffusion: tokenizer, text_encoder, unet, vae, scheduler.",
-            "model",
-        )
-
-
-def check_family(root: Path) -> None:
-    """Raise UserError, code "model", for a model whose U-Net or text encoder wants what Stable Diffusion's layout does not give it."""
-    try:
-        unet = json.loads((root / "unet" / "config.json").read_text(encoding="utf-8"))
-        addition = unet.get("addition_embed_type")
-        channels = (unet.get("in_channels"), unet.get("out_channels"))
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{root / 'unet' / 'config.json'} cannot be read.", "Fetch the model folder again.", "model") from error
-    if addition not in KNOWN_ADDITIONS or (root / "text_encoder_2").exists():
-        family = "of the SDXL family" if addition == "text_time" else f"one with the extra input {addition!r}"
-        raise UserError(
-            f"The model in {root} is {family}, which this version cannot use.",
-            "Choose a Stable Diffusion 1.x or 2.x folder.",
-            "model",
-        )
-    if channels[0] != channels[1]:
-        raise UserError(
-            f"The U-Net in {root} takes {channels[0]} channels and returns {channels[1]}, so it is an inpainting or upscaling model.",
-            "Choose a text-to-image model.",
-            "model",
-        )

@@ -24,7 +24,6 @@ from transformers.utils import logging as hf_logging
 
 from engine.errors import UserError
 from engine.guidance.denoiser import Denoiser, resize
-from engine.guidance.model_table import check_family, check_parts
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +62,8 @@ class StableDiffusion(Denoiser):
             device: where it will run.
             dtype: what it computes in; None takes float32 on a CPU (half precision is slow or missing there), float16 elsewhere.
         Raises:
-            UserError: code "model", if the folder is no such model, lacks safetensors, or is of another family.
+            UserError: code "model", if the folder lacks safetensors or holds what is no such model.
         """
-        root = Path(root)
-        check_parts(root)
-        check_family(root)
         if dtype is None:
             dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
         hf_logging.disable_progress_bar()  # our own progress is on the terminal; theirs would tear it

@@ -87,7 +87,7 @@ def _fetch_from_first(
     refusals: list[tuple[str, SourceError]] = []
     for source in model.sources:
         try:
-            remote = hub.find(source)
+            remote = hub.find(source, model.kind)
             _check_room(model, remote, staging, free_bytes)
             return remote, _fetch_all(remote, staging, report, hub)
         except SourceError as error:

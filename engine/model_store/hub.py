@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,13 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from engine.errors import UserError
-from engine.guidance.model_table import PARTS, Source
+from engine.guidance.families import FAMILIES
+from engine.guidance.model_table import Source
 from engine.model_store.hashes import Progress
 
-# The weights' names in each part that has weights.
-WEIGHT_STEMS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
-# Plain files: settings and the tokenizer's words. No Python, no pickles, nothing outside the parts.
-SETTINGS_FILE = re.compile(rf"(?:{'|'.join(PARTS)})/[\w.\-]+\.(?:json|txt)")
+# Plain files: settings, and the tokenizer's words (.model: SentencePiece's). No Python, no pickles.
+SETTINGS_SUFFIXES = (".json", ".txt", ".model")
+SETTINGS_FILE = re.compile(r"[\w.\-]+\.(?:json|txt|model)")
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 PARTIAL_CONTENT = 206
 HTTP_BUSY = (429, 500, 502, 503, 504)
@@ -88,14 +89,14 @@ class Hub:
         # It warns of each retry and of what it thinks of the token; what matters is told by our own errors.
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
-    def find(self, source: Source) -> RemoteModel:
-        """The files of a copy. Raises: SourceError; UserError, code "offline", if the hub cannot be reached."""
+    def find(self, source: Source, kind: str) -> RemoteModel:
+        """The files of a copy of a model of this kind. Raises: SourceError; UserError, code "offline", if the hub cannot be reached."""
         try:
             info = HfApi(endpoint=self.endpoint).model_info(source.repo, revision=source.revision, files_metadata=True)
         except (HfHubHTTPError, httpx2.HTTPError, OfflineModeIsEnabled) as error:
             raise self._explained(error, source) from error
         files = [_remote_file(sibling) for sibling in info.siblings or []]
-        return RemoteModel(source.repo, str(info.sha), tuple(wanted_files(files)))
+        return RemoteModel(source.repo, str(info.sha), tuple(wanted_files(files, FAMILIES[kind].parts)))
 
     def fetch(self, remote: RemoteModel, file: RemoteFile, part: Path, progress: Progress) -> None:
         """Fetch the rest of `file` to the end of `part`. A broken connection is taken up again; RETRIES times without a byte is the end.
@@ -159,21 +160,23 @@ def _append(url: str, file: RemoteFile, part: Path, progress: Progress) -> None:
                 progress.add(len(chunk), file.path)
 
 
-def wanted_files(files: list[RemoteFile]) -> list[RemoteFile]:
-    """The files of the five parts that we load: settings, the tokenizer's words, and safetensors, half precision where there is one.
+def wanted_files(files: list[RemoteFile], parts: Mapping[str, str]) -> list[RemoteFile]:
+    """The files of a family's parts that we load: settings, the tokenizer's words, and safetensors, half precision where there is one.
 
+    Args:
+        parts: as in `Family`.
     Raises: SourceError if a part or its safetensors are missing.
     """
     by_path = {file.path: file for file in files}
     chosen: list[RemoteFile] = []
-    for part in PARTS:
+    for part, stem in parts.items():
         inside = [path for path in by_path if path.startswith(f"{part}/")]
-        settings = [path for path in inside if SETTINGS_FILE.fullmatch(path) and ".index." not in path]
+        settings = [path for path in inside if SETTINGS_FILE.fullmatch(path, len(part) + 1) and ".index." not in path]
         if not settings:
             raise SourceError(f"lacks {part}")
         weights: list[str] = []
-        if part in WEIGHT_STEMS:
-            weights = _weights(part, inside)
+        if stem:
+            weights = _weights(f"{part}/{stem}", inside)
             if not weights:
                 is_pickle = any(path.endswith(PICKLE_SUFFIXES) for path in inside)
                 raise SourceError(f"offers {part} as a pickle only, which can run code" if is_pickle else f"lacks the weights of {part}")
@@ -181,9 +184,9 @@ def wanted_files(files: list[RemoteFile]) -> list[RemoteFile]:
     return chosen
 
 
-def _weights(part: str, inside: list[str]) -> list[str]:
-    """Paths of the safetensors, with their index if they are in several pieces."""
-    stem = re.escape(f"{part}/{WEIGHT_STEMS[part]}")
+def _weights(stem: str, inside: list[str]) -> list[str]:
+    """Paths of the safetensors called `stem`, with their index if they are in several pieces."""
+    stem = re.escape(stem)
     for variant in (r"\.fp16", ""):
         whole = re.compile(rf"{stem}{variant}\.safetensors")
         pieces = re.compile(rf"{stem}(?:{variant}-\d+-of-\d+|-\d+-of-\d+{variant})\.safetensors")

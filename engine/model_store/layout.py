@@ -6,23 +6,24 @@ import json
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.guidance.model_table import PARTS, check_family, check_parts
-from engine.model_store.hub import PICKLE_SUFFIXES, WEIGHT_STEMS
+from engine.guidance.families import FAMILIES, check_family, check_parts, kind_of
+from engine.model_store.hub import PICKLE_SUFFIXES, SETTINGS_SUFFIXES
 
 # The header of Stable Diffusion's U-Net has about 100 kB; the format itself allows 100 MB.
 MAX_HEADER_BYTES = 100_000_000
 
 
 def part_files(folder: Path) -> list[Path]:
-    """What we load of a model: settings, words and safetensors directly inside the five parts, sorted."""
-    inside = [path for part in PARTS for path in (folder / part).glob("*") if path.is_file()]
-    return sorted(path for path in inside if path.suffix in (".json", ".txt", ".safetensors"))
+    """What we load of a model: settings, words and safetensors directly inside its family's parts, sorted."""
+    parts = FAMILIES[kind_of(folder)].parts
+    inside = [path for part in parts for path in (folder / part).glob("*") if path.is_file()]
+    return sorted(path for path in inside if path.suffix in (*SETTINGS_SUFFIXES, ".safetensors"))
 
 
 def check_folder(folder: Path) -> None:
-    """Raise UserError, code "model", unless `folder` is a text-to-image model in Stable Diffusion's layout that is whole and safe."""
+    """Raise UserError, code "model", unless `folder` is a model of a family in the table, whole and safe."""
     check_parts(folder)
-    for part, _stem in WEIGHT_STEMS.items():
+    for part in (part for part, stem in FAMILIES[kind_of(folder)].parts.items() if stem):
         names = [path.name for path in (folder / part).glob("*")]
         if code := [name for name in names if name.endswith(".py")]:
             raise UserError(

@@ -12,11 +12,11 @@ import pytest
 
 from engine.errors import UserError
 from engine.guidance import model_table
+from engine.guidance.families import FAMILIES
 from engine.guidance.model_records import models_root
 from engine.guidance.model_table import (
     ENGINE_FOLDER,
     MODELS_VARIABLE,
-    PARTS,
     find_model,
     free_prompt_models,
     is_installed,
@@ -27,7 +27,7 @@ from engine.scene.view_weights import VIEWS
 
 
 def fake_parts(folder: Path) -> Path:
-    for part in PARTS:
+    for part in FAMILIES["stable-diffusion"].parts:
         (folder / part).mkdir(parents=True)
     return folder
 
@@ -35,7 +35,7 @@ def fake_parts(folder: Path) -> Path:
 def test_every_model_is_complete() -> None:
     assert next(iter(models())) == "toybox"
     for model in models().values():
-        assert model.kind == "stable-diffusion" and model.licence and model.title and model.note
+        assert model.kind in FAMILIES and model.licence and model.title and model.note
         assert bool(model.path) != bool(model.sources), "either shipped or fetched"
         assert set(model.view_words) == set(VIEWS)
         assert set(model.shading_words) <= {"albedo", "lambertian", "textureless", "normal"}

@@ -210,10 +210,10 @@ def test_code_in_the_folder_does_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_sdxl_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_unknown_extra_input_is_refused_by_name(tmp_path: Path) -> None:
     build_tiny_sd(tmp_path)
-    edit_config(tmp_path / "unet" / "config.json", addition_embed_type="text_time")
-    with pytest.raises(UserError, match=r"is of the SDXL family, which this version cannot use\. Choose"):
+    edit_config(tmp_path / "unet" / "config.json", addition_embed_type="image_hint")
+    with pytest.raises(UserError, match=r"extra input 'image_hint', which this version cannot use\. Choose one of .*Stable Diffusion"):
         Denoiser.load(tmp_path)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import UserError
+from engine.guidance.families import FAMILIES
 from engine.guidance.model_records import DOWNLOADING_NAME, read_record
 from engine.guidance.model_table import Model, Source, find_model, model_folder
 from engine.model_store.download import SPARE_BYTES, download
@@ -151,7 +152,7 @@ def test_a_gated_model_says_how_to_get_access_and_takes_the_token(
 
 
 def test_without_room_nothing_is_fetched(model: Model, root: Path, hub: FakeHub) -> None:
-    size = Hub(hub.url).find(model.sources[0]).size
+    size = Hub(hub.url).find(model.sources[0], model.kind).size
     with pytest.raises(UserError, match=r"needs 0\.2 GB, but only 0\.2 GB are free.* choose another models folder") as caught:
         fetch(model, root, hub, free_bytes=lambda _folder: size + SPARE_BYTES - 1)
     assert caught.value.code == "disk" and hub.served == []
@@ -205,11 +206,12 @@ def remote(*paths: str) -> list[RemoteFile]:
     return [RemoteFile(path, 1, "", "") for path in (*settings, *paths)]
 
 
+PARTS = FAMILIES["stable-diffusion"].parts
 TEXT, VAE = "text_encoder/model.safetensors", "vae/diffusion_pytorch_model.safetensors"
 
 
 def chosen(*paths: str) -> set[str]:
-    return {file.path for file in wanted_files(remote(*paths)) if not file.path.endswith("/config.json")}
+    return {file.path for file in wanted_files(remote(*paths), PARTS) if not file.path.endswith("/config.json")}
 
 
 def test_weights_in_pieces_come_with_their_index() -> None:
@@ -234,11 +236,12 @@ def test_other_weights_and_places_outside_the_parts_are_not_chosen() -> None:
 
 def test_a_copy_without_safetensors_is_refused() -> None:
     with pytest.raises(SourceError, match="offers unet as a pickle only"):
-        wanted_files(remote(TEXT, VAE, "unet/diffusion_pytorch_model.bin"))
+        wanted_files(remote(TEXT, VAE, "unet/diffusion_pytorch_model.bin"), PARTS)
     with pytest.raises(SourceError, match="lacks the weights of unet"):
-        wanted_files(remote(TEXT, VAE))
+        wanted_files(remote(TEXT, VAE), PARTS)
     with pytest.raises(SourceError, match="lacks scheduler"):
-        wanted_files([file for file in remote(TEXT, VAE, "unet/diffusion_pytorch_model.safetensors") if "scheduler" not in file.path])
+        files = remote(TEXT, VAE, "unet/diffusion_pytorch_model.safetensors")
+        wanted_files([file for file in files if "scheduler" not in file.path], PARTS)
 
 
 def _sha256(content: bytes) -> str:

@@ -87,7 +87,8 @@ def change(folder: Path, how: str) -> None:
     elif how == "part missing":
         shutil.rmtree(folder / "scheduler")
     elif how == "another family":
-        (folder / "text_encoder_2").mkdir()
+        config = folder / "unet" / "config.json"
+        config.write_text(config.read_text().replace('"addition_embed_type": null', '"addition_embed_type": "image_hint"'))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,126 @@
+"""The table of model families: adding one is one file with a Denoiser and one row here.
+
+A family is known by its U-Net's settings, so a folder needs no label. No torch here, so that listing models is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from engine.guidance.denoiser import Denoiser
+
+DIFFUSERS_STEM = "diffusion_pytorch_model"
+TRANSFORMERS_STEM = "model"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of model.
+
+    Attributes:
+        title: in an error's sentence, "Stable Diffusion".
+        parts: folder of each part to how its weight files are called before ".safetensors"; "" for a part without weights.
+        denoiser: "module:Class", imported when a model of the family is loaded. The class has
+            `load(root: Path, device: torch.device | str, dtype: torch.dtype | None) -> Denoiser`; dtype None means its own choice.
+        fits: whether a U-Net with these settings (unet/config.json) is of this family. The first row that fits is taken.
+    """
+
+    title: str
+    parts: Mapping[str, str]
+    denoiser: str
+    fits: Callable[[Mapping[str, Any]], bool]
+
+    def load(self, root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Denoiser:
+        """The model in `root`. Raises UserError, code "model"."""
+        module, name = self.denoiser.split(":")
+        return getattr(importlib.import_module(module), name).load(root, device, dtype)  # type: ignore[no-any-return]
+
+
+def _is_stable_diffusion(unet: Mapping[str, Any]) -> bool:
+    # "text": the pooled prompt that the U-Net itself takes from the embeddings, as Toybox does.
+    return unet.get("addition_embed_type") in (None, "text") and unet.get("in_channels") == unet.get("out_channels")
+
+
+# Kind, as models.toml names it, to its family.
+FAMILIES: dict[str, Family] = {
+    "stable-diffusion": Family(
+        title="Stable Diffusion",
+        parts={"tokenizer": "", "text_encoder": TRANSFORMERS_STEM, "unet": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM, "scheduler": ""},
+        denoiser="engine.guidance.stable_diffusion:StableDiffusion",
+        fits=_is_stable_diffusion,
+    ),
+}
+
+
+def kind_of(folder: Path) -> str:
+    """The family that a folder's U-Net fits, "stable-diffusion" where its settings cannot be read. Judges nothing; see `check_family`."""
+    try:
+        unet = _unet_settings(folder)
+    except UserError:
+        return "stable-diffusion"
+    return next((kind for kind, family in FAMILIES.items() if family.fits(unet)), "stable-diffusion")
+
+
+def has_parts(folder: Path, kind: str) -> bool:
+    """Whether all parts of a family are in the folder."""
+    return all((folder / part).is_dir() for part in FAMILIES[kind].parts)
+
+
+def check_parts(folder: Path) -> None:
+    """Raise UserError, code "model", unless all parts of the folder's family are there."""
+    family = FAMILIES[kind_of(folder)]
+    missing = [part for part in family.parts if not (folder / part).is_dir()]
+    if missing:
+        raise UserError(
+            f"The model folder {folder} lacks {', '.join(missing)}.",
+            f"Choose a folder in the layout of {family.title}: {', '.join(family.parts)}.",
+            "model",
+        )
+
+
+def check_family(folder: Path) -> None:
+    """Raise UserError, code "model", for a folder whose U-Net is of no family in the table."""
+    unet = _unet_settings(folder)
+    if any(family.fits(unet) for family in FAMILIES.values()):
+        return
+    known = ", ".join(family.title for family in FAMILIES.values())
+    n_in, n_out, addition = unet.get("in_channels"), unet.get("out_channels"), unet.get("addition_embed_type")
+    if addition is None and n_in != n_out:
+        text = f"The U-Net in {folder} takes {n_in} channels and returns {n_out}, so it is an inpainting or upscaling model."
+        raise UserError(text, f"Choose a text-to-image model: {known}.", "model")
+    text = f"The model in {folder} is one with the extra input {addition!r}, which this version cannot use."
+    raise UserError(text, f"Choose one of these families: {known}.", "model")
+
+
+def load_denoiser(root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Denoiser:
+    """The model in a folder, whatever its family. Nothing outside the folder is read.
+
+    Args:
+        dtype: what it computes in; None takes float32 on a CPU, half precision elsewhere.
+    Raises:
+        UserError: code "model", if the folder is no such model, lacks safetensors, or is of no family in the table.
+    """
+    check_parts(root)
+    check_family(root)
+    return FAMILIES[kind_of(root)].load(root, device, dtype)
+
+
+def _unet_settings(folder: Path) -> dict[str, Any]:
+    path = folder / "unet" / "config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read.", "Fetch the model folder again.", "model") from error
+    return settings
