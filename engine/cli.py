@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 from engine.config import PRESETS, Option, options
 from engine.errors import UserError
 from engine.job_folder import slug_of
+from engine.picture_flags import picture_fields
 from engine.progress_bar import ProgressBar
 from engine.protocol import Event, Failed, JobRequest, Progress, encode
 from engine.training.control import Control
@@ -102,7 +103,13 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--out", default=None, help="job folder, made if it is missing (default: named after the prompt)")
     generate.add_argument("--resume", action="store_true", help="continue from the folder's last checkpoint")
     generate.add_argument("--overwrite", action="store_true", help="replace a job that lies in the folder")
-    generate.add_argument("--image", default=None, help="picture to follow: PNG, JPG or WebP, with alpha or before a plain background")
+    generate.add_argument(
+        "--image",
+        action="append",
+        default=None,
+        metavar="FILE[,azimuth=DEG,elevation=DEG,weight=W,depth=FILE,normal=FILE]",
+        help="picture to follow: PNG, JPG or WebP, with alpha or before a plain background; again for pictures from other sides",
+    )
     generate.add_argument(
         "--start-from", default=None, metavar="JOB", help="job folder to go on from with more steps; what is left out is as it was there"
     )
@@ -185,9 +192,12 @@ def _request(arguments: argparse.Namespace) -> JobRequest | None:
     overrides = {key: getattr(arguments, key) for key in options() if getattr(arguments, key) is not None}
     if "seed" in given:
         given["seed"] = _whole_number(given["seed"])
-    for name in ("reference_image", "start_from"):
-        if given.get(name):
-            given[name] = os.path.abspath(given[name])  # the engine may stand elsewhere when it resumes
+    if given.get("start_from"):
+        given["start_from"] = os.path.abspath(given["start_from"])  # the engine may stand elsewhere when it resumes
+    if "reference_image" in given:
+        fields, places = picture_fields(given.pop("reference_image"))
+        given.update(fields)
+        overrides = {**places, **overrides}
     if arguments.prompt is not None:
         return JobRequest(prompt=arguments.prompt, overrides=overrides, **given)
     if arguments.resume:

@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.config import check_request
+from engine.config import JobConfig, check_request
 from engine.continuation import find_start
 from engine.errors import UserError
 from engine.job_folder import JobFolder, check_folder, create_job, open_job, output_errors, slug_of, write_json
 from engine.job_lock import JobLock
+from engine.model_fit import check_fit
 from engine.protocol import CANCELLED, Event, Failed, JobRequest, Preview, Progress, Proxy, Result, Warn
 from engine.training.control import Control
 from engine.version import ENGINE_VERSION
@@ -140,12 +141,12 @@ def _prepare(request: JobRequest | None, out_dir: Path, lock: JobLock, *, resume
         folder = open_job(out_dir, request)
         with output_errors(out_dir):
             lock.acquire()
-        return folder, _check_model(folder.request)
+        return folder, _check_model(folder.request, folder.config)
     if request is None:
         raise UserError("The prompt is empty.", 'Say what to make, for example "a red mug".', "prompt")
     config = check_request(request)
     check_folder(out_dir, resume=False, overwrite=overwrite)
-    warnings = _check_model(request)
+    warnings = _check_model(request, config)
     start = find_start(request, config, out_dir) if request.start_from else None
     with output_errors(out_dir):
         out_dir.mkdir(exist_ok=True)
@@ -153,13 +154,17 @@ def _prepare(request: JobRequest | None, out_dir: Path, lock: JobLock, *, resume
     return create_job(out_dir, request, overwrite=overwrite, start=start), warnings
 
 
-def _check_model(request: JobRequest) -> list[str]:
-    """Whether the model is there and knows the prompt's thing; reads small files only. Returns warnings. Raises UserError."""
+def _check_model(request: JobRequest, config: JobConfig) -> list[str]:
+    """Whether the model is there, knows the prompt's thing and gets what it needs; reads small files only.
+
+    Returns warnings. Raises UserError.
+    """
     from engine.guidance.model_table import find_model, free_prompt_models, model_folder
     from engine.guidance.vocabulary import check_prompt
 
     model = find_model(request.model)
     model_folder(model)
+    check_fit(model, request, config)
     vocabulary = model.load_vocabulary()
     if vocabulary is None:
         return []
@@ -183,10 +188,11 @@ def _load(run: _Run) -> tuple[Trainer, torch.device]:
     run.progress("load", 0, 3, text="Starting torch")
     from engine.guidance.denoiser import Denoiser
     from engine.guidance.model_table import find_model, model_folder
+    from engine.guidance.picture_views import PicturePrompted
     from engine.scene.view_prompts import ViewPrompts
     from engine.scene.view_weights import VIEWS
     from engine.training.checkpoint import latest_checkpoint
-    from engine.training.reference import KnownView
+    from engine.training.reference import as_prompt, joined_cameras, load_known_views
     from engine.training.teacher import DiffusionTeacher
     from engine.training.trainer import Trainer
 
@@ -198,13 +204,18 @@ def _load(run: _Run) -> tuple[Trainer, torch.device]:
     model = find_model(request.model)
     denoiser = Denoiser.load(model_folder(model), device)
     run.stop_if_cancelled()
+    known_views = load_known_views(request, run.folder.path, config.reference, device)
+    if isinstance(denoiser, PicturePrompted):
+        denoiser.look_at(as_prompt(known_views))
+    by_angle = {"on": True, "off": False, "auto": isinstance(denoiser, PicturePrompted)}[config.reference.guidance_by_angle]
+    known_cameras = joined_cameras(known_views) if known_views and by_angle else None
     run.progress("load", 2, 3, text="Reading the prompt")
     words = {view: "" for view in VIEWS} if config.guidance.view_prompts == "off" else model.view_words
     mode: Any = "named" if config.guidance.view_prompts == "named" else "interpolated"
     prompts = ViewPrompts(request.prompt, request.negative, denoiser.embed, view_words=words, shading_words=model.shading_words, mode=mode)
     denoiser.drop_text_encoder()
-    known_view = KnownView.load(run.folder.reference, config.reference, device) if request.reference_image else None
-    trainer = Trainer(config, request.seed, device, DiffusionTeacher(denoiser, prompts, config.guidance), known_view)
+    teacher = DiffusionTeacher(denoiser, prompts, config.guidance, known_cameras)
+    trainer = Trainer(config, request.seed, device, teacher, known_views)
     if checkpoint is not None:
         trainer.restore(checkpoint)
     run.seconds["load"] = time.monotonic() - start

@@ -68,7 +68,7 @@ def build_tiny_zero123(root: Path, *, image_size: int = 32, scaling_factor: floa
     pixels = {
         "crop_size": {"height": CLIP_SIZE, "width": CLIP_SIZE}, "size": {"shortest_edge": CLIP_SIZE}, "resample": 3,
         "do_center_crop": True, "do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "do_resize": True,
-        "image_mean": MEAN, "image_std": STD, "feature_extractor_type": "CLIPFeatureExtractor", "image_processor_type": "CLIPImageProcessor",
+        "image_mean": MEAN, "image_std": STD, "image_processor_type": "CLIPImageProcessor",
     }  # fmt: skip
     (root / "feature_extractor" / "preprocessor_config.json").write_text(json.dumps(pixels), encoding="utf-8")
     return root

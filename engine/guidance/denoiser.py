@@ -28,8 +28,6 @@ class Denoiser(ABC):
         latent_shape: (C, h, w) of the latents of such a picture.
     """
 
-    needs_pictures = False
-    """Whether its prompt is a picture and not words; it then has `look_at` (see `zero123.Zero123`)."""
     views_per_sample = 1
     """How many neighbouring views of a batch it sees as one picture: they share a noise level, and a batch is a multiple of it."""
 

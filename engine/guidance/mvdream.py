@@ -8,7 +8,6 @@ Shapes: B views, a multiple of four; T tokens, D their dimension.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from engine.errors import UserError
 from engine.guidance.mvdream_unet import CAMERA_NUMBERS, load_published, make_unet
+from engine.guidance.packed_prompt import map_embeds
 from engine.guidance.stable_diffusion import StableDiffusion, _weights, noise_and_clean
 from engine.scene.cameras import Cameras
 from engine.scene.view_prompts import PromptEmbeds
@@ -56,20 +56,21 @@ class MVDream(StableDiffusion):
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
-                f"The model in {root} cannot be loaded: {reason.rstrip('.')}.", "Fetch the folder again, with its .safetensors files.", "model"
+                f"The model in {root} cannot be loaded: {reason.rstrip('.')}.",
+                "Fetch the folder again, with its .safetensors files.",
+                "model",
             ) from error
         return MVDream(unet, vae, text_encoder, tokenizer, scheduler, device=device, dtype=dtype)
 
     def condition(self, prompt: PromptEmbeds, cameras: Cameras) -> PromptEmbeds:
         """Every embedding of the prompt with its view's camera as one more token."""
         token = F.pad(camera_numbers(cameras.to(self.device)), (0, prompt.text.shape[-1] - CAMERA_NUMBERS))  # [B, D]
-        changed: dict[str, Any] = {}
-        for item in dataclasses.fields(prompt):
-            value = getattr(prompt, item.name)
-            if isinstance(value, Tensor) and value.ndim >= 3:  # [B, ..., T, D]
-                more = token.view(len(token), *[1] * (value.ndim - 2), -1).expand(*value.shape[:-2], 1, -1)
-                changed[item.name] = torch.cat([value, more], dim=-2)
-        return dataclasses.replace(prompt, **changed)
+
+        def with_camera(value: Tensor) -> Tensor:  # [B, ..., T, D]
+            more = token.view(len(token), *[1] * (value.ndim - 2), -1).expand(*value.shape[:-2], 1, -1)
+            return torch.cat([value, more], dim=-2)
+
+        return map_embeds(prompt, with_camera)
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, embeds: Tensor) -> tuple[Tensor, Tensor]:
         """As in `Denoiser`. Raises ValueError unless rows come in fours."""

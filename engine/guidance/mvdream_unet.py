@@ -13,9 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 CAMERA_NUMBERS = 16
@@ -54,6 +52,8 @@ def unet_config(published: Mapping[str, Any]) -> dict[str, Any]:
 
 def make_unet(published: Mapping[str, Any], n_views: int) -> Any:
     """The U-Net with fresh weights. Call it with `class_labels` [B, 16], the cameras; B is a multiple of `n_views`."""
+    from diffusers import UNet2DConditionModel  # here: who loads models tells diffusers first to stay offline
+
     unet = UNet2DConditionModel(**unet_config(published))
     own = MultiViewAttention(n_views)
     processors = {name: own if ".attn1." in name else processor for name, processor in unet.attn_processors.items()}
@@ -98,7 +98,7 @@ _ENDS = {
 }
 
 
-def published_names(unet: UNet2DConditionModel) -> dict[str, str]:
+def published_names(unet: Any) -> dict[str, str]:
     """Name of every tensor of the U-Net's state to its name in the published files."""
     per_level = unet.config.layers_per_block
     return {name: _published(name, per_level, unet) for name in unet.state_dict()}

@@ -6,6 +6,7 @@ Shapes: B cameras, R pictures, S pixels along a side.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -41,6 +42,13 @@ class PictureViews:
 
     def to(self, device: torch.device | str) -> PictureViews:
         return PictureViews(self.pictures.to(device), self.cameras.to(device), self.weights.to(device))
+
+
+@runtime_checkable
+class PicturePrompted(Protocol):
+    """A denoiser whose prompt is pictures: it must look at them before it judges anything."""
+
+    def look_at(self, views: PictureViews) -> None: ...
 
 
 def angles_between_deg(cameras: Cameras, others: Cameras) -> Tensor:

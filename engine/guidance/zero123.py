@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.errors import UserError
+from engine.guidance.packed_prompt import map_embeds
 from engine.guidance.picture_views import PictureViews, half_heights, relative_angles_deg, shares
 from engine.guidance.stable_diffusion import StableDiffusion, _weights, noise_and_clean
 from engine.scene.cameras import Cameras
@@ -45,8 +46,6 @@ class Zero123(StableDiffusion):
     Embeddings are packed: a row holds each picture's share, projected embedding and latents one after the other, padded to
     whole tokens of D. A row of zeros is the model's unconditional input. So any guidance can join and repeat rows.
     """
-
-    needs_pictures = True
 
     def __init__(
         self,
@@ -94,7 +93,9 @@ class Zero123(StableDiffusion):
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
-                f"The model in {root} cannot be loaded: {reason.rstrip('.')}.", "Fetch the folder again, with its .safetensors files.", "model"
+                f"The model in {root} cannot be loaded: {reason.rstrip('.')}.",
+                "Fetch the folder again, with its .safetensors files.",
+                "model",
             ) from error
         is_stable = STABLE.search(str(root.resolve())) is not None
         return Zero123(unet, vae, image_encoder, projection, scheduler, pixels, is_stable=is_stable, device=device, dtype=dtype)
@@ -125,12 +126,7 @@ class Zero123(StableDiffusion):
         if self._views is None:
             raise ValueError("look_at() must be called before condition()")
         rows = self._packed(cameras.to(self.device), self._views)  # [B, T, D]
-        changed: dict[str, Any] = {"text": rows}
-        for item in dataclasses.fields(prompt):
-            value = getattr(prompt, item.name)
-            if item.name != "text" and isinstance(value, Tensor) and value.ndim >= 3:
-                changed[item.name] = rows.new_zeros(*value.shape[:-2], *rows.shape[-2:])
-        return dataclasses.replace(prompt, **changed)
+        return map_embeds(prompt, lambda value: rows.new_zeros(*value.shape[:-2], *rows.shape[-2:]), text=rows)
 
     def _packed(self, cameras: Cameras, views: PictureViews) -> Tensor:
         n, n_views = len(cameras), len(views.cameras)

@@ -11,6 +11,7 @@ from torch import Tensor
 from engine.guidance.denoiser import Denoiser
 from engine.guidance.distillation import Guidance
 from engine.guidance.guidances import GUIDANCES
+from engine.guidance.picture_views import angle_scale, scale_gradient
 from engine.guidance.timesteps import draw
 from engine.scene.cameras import Cameras, camera_angles
 from engine.scene.view_prompts import ViewPrompts
@@ -19,26 +20,36 @@ from engine.training.training_config import GuidanceConfig
 
 
 class DiffusionTeacher:
-    """Judges renders by a denoiser that was told what they shall show."""
+    """Judges renders by a denoiser that was told what they shall show.
 
-    def __init__(self, denoiser: Denoiser, prompts: ViewPrompts, config: GuidanceConfig) -> None:
+    Args:
+        known_cameras: where pictures were taken; the nearer a view is to one of them, the less the model has to say
+            (`angle_scale`). None: as much everywhere.
+    """
+
+    def __init__(self, denoiser: Denoiser, prompts: ViewPrompts, config: GuidanceConfig, known_cameras: Cameras | None = None) -> None:
         self.denoiser = denoiser
         self.prompts = prompts
         self.config = config
+        self.known_cameras = known_cameras
 
     def loss(self, images: Tensor, cameras: Cameras, shading: str, step: int, n_steps: int, generator: torch.Generator) -> Tensor:
         """Scalar, averaged over the batch; see `engine.training.trainer.Teacher`."""
         cfg = self.config
+        per_sample = self.denoiser.views_per_sample
         timesteps = draw(
             step,
             n_steps,
             (cfg.t_low, cfg.t_high),
-            len(cameras),
+            len(cameras) // per_sample,
             generator,
             num_train_timesteps=self.denoiser.num_train_timesteps,
             annealing=cfg.annealing,
-        )
+        ).repeat_interleave(per_sample)
         prompt = self.prompts.embeds(*camera_angles(cameras), shading)
+        prompt = self.denoiser.condition(prompt, cameras)
+        if self.known_cameras is not None:
+            images = scale_gradient(images, angle_scale(cameras, self.known_cameras))
         guidance = make_guidance(cfg, step, n_steps)
         return guidance.loss(self.denoiser, images, prompt, timesteps.to(images.device), generator).loss
 

