@@ -143,7 +143,9 @@ def _load(view: FurtherView, config: ReferenceConfig, device: torch.device) -> K
 def as_prompt(views: list[KnownView]) -> PictureViews:
     """The pictures for a model whose prompt they are."""
     cameras = joined_cameras(views)
-    return PictureViews(torch.cat([view.over_white for view in views]), cameras, torch.tensor([view.weight for view in views]))
+    return PictureViews(
+        torch.cat([view.over_white for view in views]), cameras, torch.tensor([view.weight for view in views], dtype=torch.float32)
+    )
 
 
 def joined_cameras(views: list[KnownView]) -> Cameras:

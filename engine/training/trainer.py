@@ -213,7 +213,7 @@ class Trainer:
         """One picture a look, drawn by weight: in the mean the weighted sum of all their losses, at the price of one."""
         if len(self.known_views) == 1:
             return self.known_views[0]
-        weights = torch.tensor([view.weight for view in self.known_views])
+        weights = torch.tensor([view.weight for view in self.known_views], dtype=torch.float32)
         return self.known_views[int(torch.multinomial(weights, 1, generator=self.generator))]
 
     def _known_view_loss(self, view: KnownView, size: int) -> Tensor:

@@ -46,7 +46,9 @@ def test_every_model_is_complete() -> None:
 
 
 def test_the_first_copy_of_every_model_is_pinned() -> None:
-    assert all(len(model.sources[0].revision) == 40 for model in models().values() if model.sources)
+    # Of MVDream's copy no public project was found that pins it.
+    unpinned = [model.id for model in models().values() if model.sources and len(model.sources[0].revision) != 40]
+    assert unpinned == ["mvdream"]
 
 
 def test_no_withdrawn_id_is_in_the_table() -> None:
@@ -72,7 +74,7 @@ def test_toybox_speaks_its_own_grammar_and_photo_models_theirs() -> None:
     assert find_model("toybox").view_words["right side"] == "right side view"
     assert find_model("toybox").shading_words == {"albedo": "unlit", "textureless": "clay"}
     assert find_model("sd15").view_words["right side"] == find_model("sd15").view_words["left side"] == "side view"
-    assert not find_model("toybox").takes_free_prompts and free_prompt_models() == ["sd21-base", "sd21", "sd15", "sd14"]
+    assert not find_model("toybox").takes_free_prompts and free_prompt_models() == ["sd21-base", "sd21", "sd15", "sd14", "mvdream"]
 
 
 def test_an_unknown_name_lists_the_ids() -> None:
