@@ -142,10 +142,8 @@ def _load(view: FurtherView, config: ReferenceConfig, device: torch.device) -> K
 
 def as_prompt(views: list[KnownView]) -> PictureViews:
     """The pictures for a model whose prompt they are."""
-    cameras = joined_cameras(views)
-    return PictureViews(
-        torch.cat([view.over_white for view in views]), cameras, torch.tensor([view.weight for view in views], dtype=torch.float32)
-    )
+    weights = torch.tensor([view.weight for view in views], dtype=torch.float32)
+    return PictureViews(torch.cat([view.over_white for view in views]), joined_cameras(views), weights)
 
 
 def joined_cameras(views: list[KnownView]) -> Cameras:

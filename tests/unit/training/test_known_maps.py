@@ -103,7 +103,7 @@ def test_a_depth_map_shapes_the_field():
     losses = []
     for weight in (0, 3000):
         known = view(depth=slope)
-        trainer = trained([known], n=40, reference__lambda_depth=weight, reference__lambda_rgb=0)
+        trainer = trained([known], n=30, reference__lambda_depth=weight, reference__lambda_rgb=0, render__size_px=16)
         losses.append(known.depth_loss(rendered(trainer)).item())
     assert losses[1] < 0.5 * losses[0]
 
@@ -113,7 +113,7 @@ def test_a_normal_map_shapes_the_field():
     losses = []
     for weight in (0, 3000):
         known = view(normals=tilt)
-        trainer = trained([known], n=40, reference__lambda_normal=weight, reference__lambda_rgb=0)
+        trainer = trained([known], n=25, reference__lambda_normal=weight, reference__lambda_rgb=0, render__size_px=16)
         losses.append(known.normal_loss(rendered(trainer, "normal")).item())
     assert losses[1] < 0.7 * losses[0]
 
