@@ -16,6 +16,7 @@ from engine.guidance.picture_views import PictureViews
 from engine.protocol import FurtherView, JobRequest, with_kept_pictures
 from engine.rendering.render import RenderOutput
 from engine.scene.cameras import Cameras, fit_radius, orbit_cameras
+from engine.scene.depth_estimate import estimate_depth
 from engine.scene.reference_view import FRAME, read_depth, read_normals, read_picture
 from engine.training.training_config import ReferenceConfig
 
@@ -31,7 +32,6 @@ class KnownView:
     Args:
         picture: [S, S, 4] in [0, 1], sRGB and straight alpha, in the frame of `engine.scene.reference_view`.
         config: where its camera stands, how large the object is, how much the picture counts.
-        depth: [S, S] in [0, 1], its brightness as `config.depth_map` says.
         normals: [S, S, 3] in [0, 1], (n + 1) / 2 with n right, up and towards the camera.
     """
 
@@ -41,16 +41,20 @@ class KnownView:
         config: ReferenceConfig,
         device: torch.device,
         *,
-        depth: Tensor | None = None,
         normals: Tensor | None = None,
     ) -> None:
         self.cameras: Cameras = known_camera(config).to(device)
         self.weight = config.weight
-        self.depth = None if depth is None else depth[None, None].to(device)  # [1, 1, S, S]
+        self.depth: Tensor | None = None
         self.normals = None if normals is None else (2 * normals - 1).permute(2, 0, 1)[None].to(device)  # [1, 3, S, S]
-        self._is_nearness = config.depth_map == "nearness"
+        self._depth_is_near = False
         color, alpha = picture[..., :3], picture[..., 3:]
         self._picture = torch.cat([color * alpha, alpha], dim=-1).permute(2, 0, 1)[None].to(device)  # [1, 4, S, S] premultiplied
+
+    def set_depth(self, depth: Tensor, *, is_near: bool) -> None:
+        """A depth map [S, S] in [0, 1] for `depth_loss`; `is_near`: whether what is near is bright, not what is far."""
+        self.depth = depth[None, None].to(self._picture.device)  # [1, 1, S, S]
+        self._depth_is_near = is_near
 
     @property
     def over_white(self) -> Tensor:
@@ -78,7 +82,7 @@ class KnownView:
         size = out.depth.shape[1]
         wanted, inside = self._map_at(self.depth, size)
         found = out.depth / out.opacity.clamp(min=MIN_OPACITY) * axis_cosines(self.cameras, size)  # [1, size, size]
-        if self._is_nearness:
+        if self._depth_is_near:
             found = 1 / found.clamp(min=MIN_DEPTH)
         return 1 - pearson(found[inside], wanted[..., 0][inside])
 
@@ -135,9 +139,14 @@ def load_known_views(request: JobRequest, folder: Path, config: ReferenceConfig,
 
 def _load(view: FurtherView, config: ReferenceConfig, device: torch.device) -> KnownView:
     placed = replace(config, azimuth_deg=view.azimuth_deg, elevation_deg=view.elevation_deg, weight=view.weight)
-    depth = torch.from_numpy(read_depth(Path(view.depth))) if view.depth else None
     normals = torch.from_numpy(read_normals(Path(view.normal))) if view.normal else None
-    return KnownView(torch.from_numpy(read_picture(Path(view.image))), placed, device, depth=depth, normals=normals)
+    known = KnownView(torch.from_numpy(read_picture(Path(view.image))), placed, device, normals=normals)
+    if view.depth:
+        known.set_depth(torch.from_numpy(read_depth(Path(view.depth))), is_near=config.depth_map == "nearness")
+    elif config.depth_model:
+        depth, is_near = estimate_depth(Path(config.depth_model), known.over_white[0])
+        known.set_depth(depth, is_near=is_near)
+    return known
 
 
 def as_prompt(views: list[KnownView]) -> PictureViews:

@@ -160,6 +160,8 @@ class ReferenceConfig:
     """Pull of the picture's normal map, if it has one: one less the cosine. 0..1e6, may be scheduled."""
     depth_map: Literal["distance", "nearness"] = "distance"
     """What is bright in depth maps: what is far, as in Blender's depth pass, or what is near, as many estimators have it."""
+    depth_model: str = ""
+    """Folder of a depth estimator (Depth Anything or DPT in transformers' layout) for pictures without a map; empty: none."""
     weight: float = 1.0
     """How much the picture counts against further ones. 0..1000."""
     guidance_by_angle: Literal["auto", "on", "off"] = "auto"

@@ -10,6 +10,7 @@ from engine.config import make_config
 from engine.scene.reference_view import read_depth, read_normals
 from tests.tiny_mvdream import build_tiny_mvdream
 from tests.tiny_zero123 import build_tiny_zero123
+from tests.unit.training.test_known_maps import tiny_estimator
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,17 @@ def test_depth_and_normals_pull_and_are_kept(generate, pictures, tmp_path):
     again = generate("--start-from", str(tmp_path / "b"), folder=tmp_path / "more", small=False)
     assert again.code == 0, again.err
     assert (tmp_path / "more/reference-depth.png").is_file()
+
+
+def test_depth_is_estimated_where_no_map_is_given(generate, pictures, tmp_path):
+    pulls = ["--reference.lambda-depth", "1000", "--reference.depth-model", str(tiny_estimator(tmp_path / "dpt"))]
+    front = str(pictures / "front.png")
+    plain = generate("a red mug", "--image", front, folder=tmp_path / "a")
+    seen = generate("a red mug", "--image", front, folder=tmp_path / "b", last=pulls)
+    assert (plain.code, seen.code) == (0, 0), seen.err
+    assert vertices(plain).shape != vertices(seen).shape or not np.array_equal(vertices(plain), vertices(seen))
+    lost = generate("a red mug", "--image", front, folder=tmp_path / "c", last=["--reference.depth-model", str(tmp_path / "none")])
+    assert lost.code == 2 and "The depth model in" in lost.err and "Give --reference.depth-model a folder of Depth Anything" in lost.err
 
 
 def test_mvdream_makes_an_object_in_groups_of_four(generate, mvdream):

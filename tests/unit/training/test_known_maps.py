@@ -1,5 +1,6 @@
 """Known-view losses on maps: closed forms, gradients, and that they shape a field. Several pictures are drawn by weight."""
 
+import json
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 from engine.config import make_config
+from engine.errors import UserError
 from engine.scene.cameras import camera_rays
+from engine.scene.depth_estimate import estimate_depth
 from engine.training.reference import KnownView, as_prompt, axis_cosines, known_camera, pearson
 from engine.training.trainer import Trainer
 from engine.training.training_config import ReferenceConfig
@@ -25,8 +28,11 @@ def disc():
     return torch.cat([0.5 * inside[..., None].expand(S, S, 3), inside[..., None]], dim=-1)
 
 
-def view(config=None, **maps):
-    return KnownView(disc(), config or ReferenceConfig(), CPU, **maps)
+def view(config=None, depth=None, is_near=False, **maps):
+    known = KnownView(disc(), config or ReferenceConfig(), CPU, **maps)
+    if depth is not None:
+        known.set_depth(depth, is_near=is_near)
+    return known
 
 
 def render_of(depth, opacity=None, normals=None):
@@ -53,10 +59,10 @@ def test_axis_cosines_are_those_of_the_rays():
 
 @pytest.mark.parametrize("kind", ["distance", "nearness"])
 def test_depth_is_right_up_to_scale_and_offset_and_wrong_if_turned_round(kind):
-    config = ReferenceConfig(depth_map=kind)
+    config = ReferenceConfig()
     along_axis = 2 + 0.5 * torch.rand(S, S, generator=torch.Generator().manual_seed(0))
     bright = along_axis if kind == "distance" else 1 / along_axis
-    known = view(config, depth=(bright - bright.min()) / (bright.max() - bright.min()))
+    known = view(depth=(bright - bright.min()) / (bright.max() - bright.min()), is_near=kind == "nearness")
     distance = along_axis[None] / axis_cosines(known_camera(config), S)
     assert known.depth_loss(render_of(distance)).item() == pytest.approx(0, abs=1e-5)
     opacity = 0.3 + 0.6 * torch.rand(1, S, S, generator=torch.Generator().manual_seed(1))
@@ -131,3 +137,39 @@ def test_the_pictures_stand_over_white_in_the_prompt():
     assert prompt.pictures.shape == (2, S, S, 3) and prompt.weights.tolist() == [1, 2]
     assert prompt.pictures[0, 0, 0].tolist() == [1, 1, 1] and prompt.pictures[0, S // 2, S // 2].tolist() == [0.5, 0.5, 0.5]
     torch.testing.assert_close(prompt.cameras.positions[1, 1], torch.tensor(0.0), atol=1e-5, rtol=0)
+
+
+def tiny_estimator(folder, **config):
+    """A random DPT in transformers' layout."""
+    from transformers import DPTConfig, DPTForDepthEstimation
+
+    settings = DPTConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        backbone_out_indices=[0, 1, 2, 3],
+        image_size=32,
+        patch_size=16,
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8,
+    )
+    DPTForDepthEstimation(settings).save_pretrained(folder)
+    saved = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**saved, **config}))
+    pixels = {"size": {"height": 32, "width": 32}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
+    return folder
+
+
+def test_an_estimator_sees_for_pictures_without_a_map(tmp_path):
+    image = torch.rand(S, S, 3, generator=torch.Generator().manual_seed(0))
+    depth, is_near = estimate_depth(tiny_estimator(tmp_path / "dpt"), image)
+    assert depth.shape == (S, S) and depth.min() == 0 and depth.max() == 1 and is_near
+    with pytest.raises(UserError, match="cannot be loaded: its kind is glpn, not one of depth_anything, dpt. Give --reference.depth-model"):
+        estimate_depth(tiny_estimator(tmp_path / "glpn", model_type="glpn"), image)
+
+
+def test_a_metric_estimator_means_distance(tmp_path):
+    folder = tiny_estimator(tmp_path / "dpt", depth_estimation_type="metric")
+    assert not estimate_depth(folder, torch.rand(S, S, 3))[1]
