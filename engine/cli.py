@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from engine.config import PRESETS, Option, options
 from engine.errors import UserError
 from engine.job_folder import slug_of
+from engine.picture_flags import picture_fields
 from engine.progress_bar import ProgressBar
 from engine.protocol import Event, Failed, JobRequest, Progress, encode
 from engine.training.control import Control
@@ -101,7 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     generate.set_defaults(run=_generate)
     generate.add_argument("prompt", nargs="?", default=None, help='what to make, for example "a red mug"; with --resume it may be left out')
     _add_job_options(generate)
-    generate.add_argument("--image", default=None, help="picture to follow: PNG, JPG or WebP, with alpha or before a plain background")
+    generate.add_argument(
+        "--image",
+        action="append",
+        default=None,
+        metavar="FILE[,azimuth=DEG,elevation=DEG,weight=W,depth=FILE,normal=FILE]",
+        help="picture to follow: PNG, JPG or WebP, with alpha or before a plain background; again for pictures from other sides",
+    )
     generate.add_argument(
         "--start-from", default=None, metavar="JOB", help="job folder to go on from with more steps; what is left out is as it was there"
     )
@@ -289,9 +296,12 @@ def _stage_request(arguments: argparse.Namespace) -> JobRequest | None:
 def _request(arguments: argparse.Namespace) -> JobRequest | None:
     """What the command line asks for; None for a job that is resumed by its own words."""
     flags, given, overrides = _given(arguments)
-    for name in ("reference_image", "start_from"):
-        if given.get(name):
-            given[name] = os.path.abspath(given[name])  # the engine may stand elsewhere when it resumes
+    if given.get("start_from"):
+        given["start_from"] = os.path.abspath(given["start_from"])  # the engine may stand elsewhere when it resumes
+    if "reference_image" in given:
+        fields, places = picture_fields(given.pop("reference_image"))
+        given.update(fields)
+        overrides = {**places, **overrides}
     if arguments.prompt is not None:
         return JobRequest(prompt=arguments.prompt, overrides=overrides, **given)
     if arguments.resume:

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError, check_range
 from engine.fields.field_config import FieldConfig
@@ -32,6 +32,9 @@ from engine.training.training_config import (
     RenderConfig,
     TrainingConfig,
 )
+
+if TYPE_CHECKING:
+    from engine.scene.reference_view import Reference
 
 # CLIP's text encoders read 77 tokens, about 300 letters; beyond a few lines nothing is read and something else is meant.
 MAX_PROMPT_LETTERS = 1000
@@ -125,6 +128,44 @@ PRESETS: dict[str, dict[str, str]] = {
         "output.turntable_size_px": "512",
         "output.turntable_frames": "120",
     },
+    # Image-to-3D: stable-dreamfusion's scale, noise levels and known-view losses, with its share of looks at the picture.
+    "zero123": {
+        "training.n_steps": "5000",
+        "training.batch_size": "1",
+        "training.checkpoint_every_s": "60",
+        "render.size_px": "64",
+        "render.n_samples": "96",
+        "guidance.method": "sds",
+        "guidance.guidance_scale": "5",
+        "guidance.t_low": "0.02",
+        "guidance.t_high": "0.98",
+        "camera.progressive": "0,0.2,0.4,1",
+        "reference.lambda_rgb": "1000",
+        "reference.lambda_mask": "500",
+        "reference.lambda_depth": "0,0,1,10",
+        "reference.every": "3",
+    },
+    # threestudio's mvdream-sd21: x0 loss in latents with rescaled contrast, a window of noise that slides, bare colour only.
+    "mvdream": {
+        "training.n_steps": "10000",
+        "training.batch_size": "0,8,0.5,8,0.5,4",
+        "training.checkpoint_every_s": "120",
+        "render.size_px": "0,64,0.5,64,0.5,256",
+        "render.n_samples": "128",
+        "render.occupancy_resolution": "96",
+        "camera.placement": "four-view",
+        "camera.elevation_deg": "0,30",
+        "light.textureless_ratio": "0",
+        "light.lambertian_ratio": "0",
+        "guidance.method": "image-target",
+        "guidance.space": "latent",
+        "guidance.guidance_scale": "50",
+        "guidance.rescale": "0.5",
+        "guidance.t_low": "0,0.98,0.8,0.02",
+        "guidance.t_high": "0,0.98,0.8,0.5",
+        "guidance.view_prompts": "off",
+        "optimizer.learning_rate": "0.01",
+    },
 }
 
 
@@ -216,13 +257,13 @@ def default_text(option: Option, preset: str = "draft") -> str:
 def check_request(request: JobRequest) -> JobConfig:
     """Everything about a request that can be judged without the model. Returns its config. Raises UserError."""
     check_text("prompt", request.prompt)
-    if not request.prompt.strip() and request.reference_image:
+    if not request.prompt.strip() and request.reference_image and not _needs_no_words(request.model):
         raise UserError(
             "A picture alone is not enough: the model follows words, which say what the other sides are of.",
             'Say what the picture shows, for example "a red mug".',
             "prompt",
         )
-    if not request.prompt.strip():
+    if not request.prompt.strip() and not request.reference_image:
         raise UserError("The prompt is empty.", 'Say what to make, for example "a red mug".', "prompt")
     check_text("negative", request.negative)
     if not 0 <= request.seed < 2**31:
@@ -241,10 +282,43 @@ def check_request(request: JobRequest) -> JobConfig:
         text = f"The stage {request.stage} needs a mesh to work on."
         raise UserError(text, f"Name a job folder or a mesh file, for example: {request.stage} a-red-mug-0", "mesh")
     if request.reference_image:
-        from engine.scene.reference_view import prepare_picture
-
-        prepare_picture(Path(request.reference_image))
+        check_further_views(request)
+        prepare_references(request)
+    elif request.reference_depth or request.reference_normal or request.further_views:
+        raise UserError("Maps or further pictures were given, but no first picture.", "Give it with --image.", "image")
     return config
+
+
+def check_further_views(request: JobRequest) -> None:
+    """Raise UserError if a number of a further picture is out of range."""
+    for view in request.further_views:
+        check_range(f"azimuth of {view.image}", view.azimuth_deg, -180, 180)
+        check_range(f"elevation of {view.image}", view.elevation_deg, -90, 90)
+        check_range(f"weight of {view.image}", view.weight, 0, 1000)
+
+
+def prepare_references(request: JobRequest) -> list[Reference]:
+    """The pictures of a request with their maps, ready for training, the first one first. Raises UserError."""
+    if not request.reference_image:
+        return []
+    from engine.scene.reference_view import prepare_reference
+
+    def path(text: str) -> Path | None:
+        return Path(text) if text else None
+
+    first = (request.reference_image, request.reference_depth, request.reference_normal)
+    return [
+        prepare_reference(Path(image), path(depth), path(normal))
+        for image, depth, normal in (first, *((view.image, view.depth, view.normal) for view in request.further_views))
+    ]
+
+
+def _needs_no_words(model: str) -> bool:
+    """Whether a model's prompt is a picture."""
+    from engine.guidance.families import FAMILIES
+    from engine.guidance.model_table import find_model
+
+    return FAMILIES[find_model(model).kind].needs_picture
 
 
 def check_text(name: str, text: str) -> None:

@@ -16,7 +16,7 @@ from engine.config import JobConfig, options
 from engine.errors import UserError
 from engine.job_folder import read_job
 from engine.options import to_text
-from engine.protocol import JobRequest
+from engine.protocol import JobRequest, with_kept_pictures
 
 if TYPE_CHECKING:
     from engine.training.checkpoint import Checkpoint
@@ -66,9 +66,7 @@ def continued_request(folder: Path) -> JobRequest:
     """The request of the job in `folder`, as one that goes on from there. Raises UserError."""
     request, _ = _read(folder)
     overrides = {key: text for key, text in request.overrides.items() if not _is_n_steps(key)}
-    # Its copy of the picture: the original may be gone.
-    picture = str(folder / "reference.png") if request.reference_image else ""
-    return dataclasses.replace(request, overrides=overrides, reference_image=picture, start_from=str(folder))
+    return dataclasses.replace(with_kept_pictures(request, str(folder)), overrides=overrides, start_from=str(folder))
 
 
 def _read(folder: Path) -> tuple[JobRequest, JobConfig]:

@@ -4,7 +4,7 @@ job.json       request, settings, versions: written first
 events.jsonl   every event, with its time
 checkpoints/   see training/checkpoint.py
 previews/      pictures while it trains
-reference.png  the picture to follow, prepared
+reference*.png the pictures to follow and their maps, prepared; see protocol.kept_name
 source.npz     the mesh to start from, prepared
 result/        complete or absent: made as result.partial and renamed
 """
@@ -24,16 +24,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.config import JobConfig, check_request, config_from_json, config_to_json
+from engine.config import JobConfig, check_request, config_from_json, config_to_json, prepare_references
 from engine.errors import UserError
 from engine.job_lock import LOCK_NAME
-from engine.protocol import Event, JobRequest, ProtocolError, encode, request_from_json
+from engine.protocol import Event, JobRequest, ProtocolError, encode, kept_name, request_from_json
 from engine.version import ENGINE_VERSION
 
 if TYPE_CHECKING:
     from engine.continuation import Start
     from engine.meshing.source_mesh import SourceMesh
-    from engine.scene.reference_view import Pixels
+    from engine.scene.reference_view import Reference
 
 FORMAT = 1
 # A draft writes about 30 MB; a full disk must be noticed before minutes of work, not after.
@@ -42,6 +42,8 @@ OURS = (
     "job.json", "events.jsonl", "checkpoints", "previews", "reference.png", "source.npz", "result",
     "result.partial", "error.log", "engine.log", LOCK_NAME,
 )  # fmt: skip
+# Further pictures and their maps go by a number.
+OUR_PICTURES = re.compile(r"reference(-\d+)?(-depth|-normal)?\.png")
 # Do not make a folder the folder of a job.
 HARMLESS = (".log", ".lock")
 
@@ -61,10 +63,6 @@ class JobFolder:
     @property
     def previews(self) -> Path:
         return self.path / "previews"
-
-    @property
-    def reference(self) -> Path:
-        return self.path / "reference.png"
 
     @property
     def source(self) -> Path:
@@ -104,11 +102,11 @@ def check_folder(path: Path, *, resume: bool, overwrite: bool) -> None:
             raise _output_error(f"There is no job in {path} to resume.", "Leave --resume out to start one.")
     elif resume and not (path / "job.json").is_file():
         raise _output_error(f"There is no job in {path} to resume.", "Leave --resume out to start one.")
-    elif not resume and not overwrite and any(entry.name in OURS and entry.suffix not in HARMLESS for entry in _entries(path)):
+    elif not resume and not overwrite and any(_is_ours(entry) and entry.suffix not in HARMLESS for entry in _entries(path)):
         raise _output_error(
             f"The output folder {path} already holds a job.", "Use --resume to continue it, --overwrite to replace it, or another --out."
         )
-    elif not resume and any(entry.name not in OURS for entry in _entries(path)):
+    elif not resume and any(not _is_ours(entry) for entry in _entries(path)):
         raise _output_error(f"The output folder {path} holds other files.", "Use an empty or a new folder as --out.")
     place = path if path.exists() else path.parent
     if not os.access(place, os.W_OK | os.X_OK):
@@ -135,7 +133,7 @@ def create_job(
     """
     config = start.config if start else config or check_request(request)
     check_folder(path, resume=False, overwrite=overwrite)
-    picture = _picture(request)  # before the folder is cleared, in which it may lie
+    references = prepare_references(request)  # before the folder is cleared, in which they may lie
     with output_errors(path):
         path.mkdir(exist_ok=True)
         if overwrite:
@@ -148,10 +146,7 @@ def create_job(
             "config": config_to_json(config),
             "versions": {"engine": ENGINE_VERSION, "python": platform.python_version(), "system": platform.platform()},
         }
-        if picture is not None:
-            from engine.scene.reference_view import write_picture
-
-            write_picture(path / "reference.png", picture)
+        _write_references(path, references)
         if source is not None:
             source.save(path / "source.npz")
         if start:
@@ -162,13 +157,19 @@ def create_job(
     return JobFolder(path.resolve(), request, config)
 
 
-def _picture(request: JobRequest) -> Pixels | None:
-    """The picture that the job follows, prepared."""
-    if not request.reference_image:
-        return None
-    from engine.scene.reference_view import prepare_picture
+def _write_references(path: Path, references: list[Reference]) -> None:
+    """The pictures that the job follows, and their maps. Raises OSError."""
+    for i, reference in enumerate(references):
+        from engine.scene.reference_view import write_picture  # brings Pillow
 
-    return prepare_picture(Path(request.reference_image))
+        write_picture(path / kept_name(i), reference.picture)
+        for kind, values in (("depth", reference.depth), ("normal", reference.normals)):
+            if values is not None:
+                write_picture(path / kept_name(i, kind), values)
+
+
+def _is_ours(entry: Path) -> bool:
+    return entry.name in OURS or OUR_PICTURES.fullmatch(entry.name) is not None
 
 
 def read_job(path: Path) -> tuple[JobRequest, JobConfig]:

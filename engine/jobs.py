@@ -20,6 +20,7 @@ from engine.continuation import find_start
 from engine.errors import UserError
 from engine.job_folder import JobFolder, check_folder, create_job, open_job, output_errors, slug_of, write_json
 from engine.job_lock import JobLock
+from engine.model_fit import check_fit
 from engine.protocol import CANCELLED, Event, Failed, JobRequest, Plan, Preview, Progress, Proxy, Result, Warn
 from engine.stages import find_source, source_info
 from engine.training.control import Control
@@ -153,12 +154,16 @@ def _prepare(request: JobRequest | None, out_dir: Path, lock: JobLock, *, resume
 
 
 def check_model(request: JobRequest, config: JobConfig) -> list[str]:
-    """Whether the model is there and knows the prompt's thing; reads small files only. Returns warnings. Raises UserError."""
+    """Whether the model is there, knows the prompt's thing and gets what it needs; reads small files only.
+
+    Returns warnings. Raises UserError.
+    """
     from engine.guidance.model_table import find_model, free_prompt_models, model_folder
     from engine.guidance.vocabulary import check_prompt
 
     model = find_model(request.model)
     model_folder(model)
+    check_fit(model, request, config)
     vocabulary = model.load_vocabulary()
     if vocabulary is None:
         return []
@@ -213,10 +218,11 @@ def _load(run: _Run, config: JobConfig) -> tuple[AnyTrainer, torch.device]:
     run.progress("load", 0, 3, text="Starting torch")
     from engine.guidance.configured import load_configured
     from engine.guidance.model_table import find_model, model_folder
+    from engine.guidance.picture_views import PicturePrompted
     from engine.make_trainer import make_trainer
     from engine.training.checkpoint import latest_checkpoint
     from engine.training.plan import make_plan
-    from engine.training.reference import KnownView
+    from engine.training.reference import as_prompt, joined_cameras, load_known_views
     from engine.training.teacher import DiffusionTeacher, make_prompts
 
     request = run.folder.request
@@ -227,12 +233,16 @@ def _load(run: _Run, config: JobConfig) -> tuple[AnyTrainer, torch.device]:
     model = find_model(request.model)
     denoiser = load_configured(model_folder(model), device, config.model)
     run.stop_if_cancelled()
+    known_views = load_known_views(request, run.folder.path, config.reference, device)
+    if isinstance(denoiser, PicturePrompted):
+        denoiser.look_at(as_prompt(known_views))
+    by_angle = {"on": True, "off": False, "auto": isinstance(denoiser, PicturePrompted)}[config.reference.guidance_by_angle]
+    known_cameras = joined_cameras(known_views) if known_views and by_angle else None
     run.progress("load", 2, 3, text="Reading the prompt")
     prompts = make_prompts(denoiser, model, request.prompt, request.negative, config.guidance, config.camera)
     denoiser.drop_text_encoder()
-    known_view = KnownView.load(run.folder.reference, config.reference, device) if request.reference_image else None
-    teacher = DiffusionTeacher(denoiser, prompts, config.guidance)
-    trainer = make_trainer(run.folder, config, device, teacher, known_view)
+    teacher = DiffusionTeacher(denoiser, prompts, config.guidance, known_cameras)
+    trainer = make_trainer(run.folder, config, device, teacher, known_views)
     run.emit(Plan(job=run.job, text=str(make_plan(trainer, denoiser, checkpoint.meta["step"] if checkpoint else 0))))
     if checkpoint is not None:
         trainer.restore(checkpoint)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -18,11 +20,16 @@ from engine.training.surface_trainer import SurfaceTrainer
 from engine.training.trainer import Teacher, Trainer
 
 
-def make_trainer(folder: JobFolder, config: JobConfig, device: torch.device, teacher: Teacher, known_view: KnownView | None) -> AnyTrainer:
-    """Ready for the first step, or for `restore`; `config` is the folder's, or thriftier with memory. Raises UserError if the source mesh in the folder is damaged."""
+def make_trainer(
+    folder: JobFolder, config: JobConfig, device: torch.device, teacher: Teacher, known_views: Sequence[KnownView]
+) -> AnyTrainer:
+    """Ready for the first step, or for `restore`; `config` is the folder's, or thriftier with memory.
+
+    Raises: UserError if the source mesh in the folder is damaged.
+    """
     request = folder.request
     if request.stage == "generate":
-        return Trainer(config, request.seed, device, teacher, known_view)
+        return Trainer(config, request.seed, device, teacher, known_views)
     source = SourceMesh.load(folder.source)
 
     def make_model(generator: torch.Generator) -> SurfaceModel:

@@ -26,6 +26,7 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 PROTOCOL_VERSION = 1
@@ -40,6 +41,24 @@ CANCELLED = "cancelled"
 
 class ProtocolError(ValueError):
     """A line that is no message: not JSON, too long, a field missing or of another type."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FurtherView:
+    """One more picture of the object, from another side."""
+
+    image: str
+    """Absolute path, as JobRequest.reference_image."""
+    azimuth_deg: float
+    """From where it was taken: 0 is the front, 90 the object's left side. -180..180."""
+    elevation_deg: float = 0.0
+    """From how high. -90..90."""
+    weight: float = 1.0
+    """How much it counts against the others. 0..1000."""
+    depth: str = ""
+    """Absolute path of its depth map; empty: none."""
+    normal: str = ""
+    """Absolute path of its normal map; empty: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +81,42 @@ class JobRequest:
     """"auto", "cpu", "cuda" or "cuda:N"."""
     reference_image: str = ""
     """Absolute path of a picture to follow: PNG, JPG or WebP, with alpha or before a plain background; empty: none."""
+    reference_depth: str = ""
+    """Absolute path of that picture's depth map, as large as the picture, 8 or 16 bits of gray; empty: none."""
+    reference_normal: str = ""
+    """Absolute path of that picture's normal map: red right, green up, blue towards the camera; empty: none."""
+    further_views: tuple[FurtherView, ...] = ()
+    """More pictures of the same object. They need a first one."""
     start_mesh: str = ""
     """Absolute path of a mesh file: what texture and refine work on, what generate grows its field from; empty: none."""
     start_from: str = ""
     """Absolute path of a job folder: generate goes on from its last checkpoint, texture and refine from its mesh; empty: none."""
     stage: str = "generate"
     """What kind of job: "generate" a mesh, "refine" the shape of one, or give one a new "texture"."""
+
+
+def kept_name(place: int, kind: str = "") -> str:
+    """What a job's folder calls its copy of picture `place` (0 is the first) or of its map, "depth" or "normal"."""
+    return "-".join(["reference", *([str(place + 1)] if place else []), *([kind] if kind else [])]) + ".png"
+
+
+def with_kept_pictures(request: JobRequest, folder: str) -> JobRequest:
+    """The request with the copies that a job's folder keeps in the place of its pictures: the originals may be gone."""
+
+    def kept(path: str, place: int, kind: str = "") -> str:
+        return str(Path(folder) / kept_name(place, kind)) if path else ""
+
+    views = tuple(
+        dataclasses.replace(view, image=kept(view.image, i), depth=kept(view.depth, i, "depth"), normal=kept(view.normal, i, "normal"))
+        for i, view in enumerate(request.further_views, 1)
+    )
+    return dataclasses.replace(
+        request,
+        reference_image=kept(request.reference_image, 0),
+        reference_depth=kept(request.reference_depth, 0, "depth"),
+        reference_normal=kept(request.reference_normal, 0, "normal"),
+        further_views=views,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

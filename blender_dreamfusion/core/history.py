@@ -242,10 +242,9 @@ def saved_request(folder: Path) -> messages.JobRequest:
 
 
 def again_request(folder: Path) -> messages.JobRequest:
-    """The same job anew, with the picture that it keeps itself. Raises: ValueError."""
+    """The same job anew, with the pictures that it keeps itself. Raises: ValueError."""
     request = saved_request(folder)
-    picture = folder / "reference.png"
-    return replace(request, reference_image=str(picture)) if request.reference_image and picture.is_file() else request
+    return messages.with_kept_pictures(request, str(folder)) if (folder / messages.kept_name(0)).is_file() else request
 
 
 def further_request(folder: Path, n_steps: int) -> messages.JobRequest:
@@ -269,7 +268,8 @@ def delete_job(folder: Path, jobs_folder: Path) -> bool:
         raise ValueError("An engine is at work on this job. Cancel it, then delete it.")
     try:
         (folder / "job.json").unlink()  # first: from now on it is no job, whatever happens below
-        for name in JOB_FILES[1:-1]:
+        pictures = [path.name for path in folder.glob("reference-*.png")]
+        for name in (*JOB_FILES[1:-1], *pictures):
             path = folder / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

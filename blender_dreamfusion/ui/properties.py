@@ -11,6 +11,8 @@ PRESETS = (
     ("DRAFT", "Draft", "A first object in about two minutes without a graphics card"),
     ("STANDARD", "Standard", "More steps and detail"),
     ("HIGH", "High", "As good as it gets, for a graphics card and patience"),
+    ("ZERO123", "From a Picture", "For a Zero123 model and a reference picture, which it makes the other sides of"),
+    ("MVDREAM", "Four Views", "For an MVDream model, which looks at four views at once"),
 )
 MAX_SEED = 2**31 - 1
 MAX_VARIATIONS = 64

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.errors import UserError
+from engine.scene.cameras import Cameras
+from engine.scene.view_prompts import PromptEmbeds
 
 
 class Denoiser(ABC):
@@ -26,6 +28,9 @@ class Denoiser(ABC):
         image_size: pixels along each side of the pictures it knows.
         latent_shape: (C, h, w) of the latents of such a picture.
     """
+
+    views_per_sample = 1
+    """How many neighbouring views of a batch it sees as one picture: they share a noise level, and a batch is a multiple of it."""
 
     def __init__(self, alphas_cumprod: Tensor, image_size: int, latent_shape: tuple[int, int, int]) -> None:
         self.alphas_cumprod = alphas_cumprod.detach().to(dtype=torch.float32)
@@ -77,6 +82,13 @@ class Denoiser(ABC):
 
     def drop_text_encoder(self) -> None:  # noqa: B027 - most implementations have nothing to drop
         """Free what `embed` needs. Idempotent."""
+
+    def condition(self, prompt: PromptEmbeds, cameras: Cameras) -> PromptEmbeds:
+        """The prompt of B views with what this model must know of their cameras in it; the same where it needs nothing.
+
+        Whatever it adds is part of the embeddings [B, T, D], so that a guidance may join and repeat rows as it likes.
+        """
+        return prompt
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:

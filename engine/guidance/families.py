@@ -33,12 +33,16 @@ class Family:
         denoiser: "module:Class", imported when a model of the family is loaded. The class has
             `load(root: Path, device: torch.device | str, dtype: torch.dtype | None) -> Denoiser`; dtype None means its own choice.
         fits: whether a U-Net with these settings (unet/config.json) is of this family. The first row that fits is taken.
+        needs_picture: whether its prompt is a picture and not words; a job for it must have one.
+        views_per_sample: as in `Denoiser`.
     """
 
     title: str
     parts: Mapping[str, str]
     denoiser: str
     fits: Callable[[Mapping[str, Any]], bool]
+    needs_picture: bool = False
+    views_per_sample: int = 1
 
     def load(self, root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Denoiser:
         """The model in `root`. Raises UserError, code "model"."""
@@ -62,8 +66,38 @@ def _is_deepfloyd(unet: Mapping[str, Any]) -> bool:
     return is_pixels and unet.get("encoder_hid_dim") is not None and unet.get("class_embed_type") is None
 
 
+def _is_mvdream(unet: Mapping[str, Any]) -> bool:
+    return unet.get("_class_name") == "MultiViewUNetModel"
+
+
+def _is_zero123(unet: Mapping[str, Any]) -> bool:
+    # A picture's latents stand beside the noisy ones.
+    return unet.get("addition_embed_type") is None and unet.get("in_channels") == 2 * (unet.get("out_channels") or 0) > 0
+
+
 # Kind, as models.toml names it, to its family.
 FAMILIES: dict[str, Family] = {
+    "mvdream": Family(
+        title="MVDream",
+        parts={"tokenizer": "", "text_encoder": TRANSFORMERS_STEM, "unet": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM, "scheduler": ""},
+        denoiser="engine.guidance.mvdream:MVDream",
+        fits=_is_mvdream,
+        views_per_sample=4,
+    ),
+    "zero123": Family(
+        title="Zero123",
+        parts={
+            "image_encoder": TRANSFORMERS_STEM,
+            "feature_extractor": "",
+            "clip_camera_projection": DIFFUSERS_STEM,
+            "unet": DIFFUSERS_STEM,
+            "vae": DIFFUSERS_STEM,
+            "scheduler": "",
+        },
+        denoiser="engine.guidance.zero123:Zero123",
+        fits=_is_zero123,
+        needs_picture=True,
+    ),
     "stable-diffusion": Family(
         title="Stable Diffusion",
         parts={"tokenizer": "", "text_encoder": TRANSFORMERS_STEM, "unet": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM, "scheduler": ""},

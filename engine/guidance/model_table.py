@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.guidance.families import check_parts, has_parts, kind_of
+from engine.guidance.families import FAMILIES, check_parts, has_parts, kind_of
 from engine.guidance.model_records import MODELS_VARIABLE as MODELS_VARIABLE
 from engine.guidance.model_records import Record, models_root, read_added
 from engine.guidance.vocabulary import Vocabulary, load_vocabulary
@@ -51,7 +51,7 @@ class Model:
 
     @property
     def takes_free_prompts(self) -> bool:
-        return not self.vocabulary
+        return not self.vocabulary and not FAMILIES[self.kind].needs_picture
 
     @property
     def view_words(self) -> Mapping[str, str]:

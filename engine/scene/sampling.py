@@ -5,6 +5,7 @@ Shapes: B cameras.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
@@ -32,8 +33,13 @@ def sample_cameras(config: CameraConfig, n: int, step: int, n_steps: int, *, gen
     """`n` training cameras for this step, on the CPU.
 
     Stratified placement draws one azimuth in each of n equal parts of the range, the parts turned together by a random
-    amount if the range is the whole circle: so that a batch always sees the object from all round.
+    amount if the range is the whole circle: so that a batch always sees the object from all round. Four-view placement draws
+    one camera for each group of four and turns it three times by a quarter (MVDream, 2308.16512, section 3.2).
+
+    Raises: ValueError if `n` is not a multiple of `config.views_per_group`.
     """
+    if config.views_per_group > 1:
+        return _grouped(config, n, step, n_steps, generator)
     part = scheduled(config.progressive, step, n_steps)
     azimuth_low, azimuth_high = _shrunk(config.azimuth_deg, PROGRESSIVE_CENTER_DEG[0], part)
     elevation_low, elevation_high = _shrunk(config.elevation_deg, PROGRESSIVE_CENTER_DEG[1], part)
@@ -55,6 +61,21 @@ def sample_cameras(config: CameraConfig, n: int, step: int, n_steps: int, *, gen
     if config.position_jitter or config.target_jitter or config.roll_deg:
         cameras = _jittered(cameras, config, generator)
     return cameras
+
+
+def _grouped(config: CameraConfig, n: int, step: int, n_steps: int, generator: torch.Generator) -> Cameras:
+    """Groups of cameras, each a first one and its turns about the world's Z by equal parts of the circle."""
+    size = config.views_per_group
+    if n % size:
+        raise ValueError(f"a batch of {n} views is not made of groups of {size}")
+    alone = dataclasses.replace(config, placement="stratified")
+    firsts = sample_cameras(alone, n // size, step, n_steps, generator=generator)
+    turns = torch.arange(size) * (2 * math.pi / size)
+    turn = torch.eye(4).repeat(size, 1, 1)  # [size, 4, 4]
+    turn[:, 0, 0], turn[:, 0, 1] = turns.cos(), -turns.sin()
+    turn[:, 1, 0], turn[:, 1, 1] = turns.sin(), turns.cos()
+    turned = torch.einsum("vij,gjk->gvik", turn, firsts.camera_to_world).flatten(0, 1)
+    return Cameras(turned, firsts.window.repeat_interleave(size, dim=0), firsts.orthographic)
 
 
 def sample_lights(config: LightConfig, cameras: Cameras, *, generator: torch.Generator) -> Tensor:

@@ -21,8 +21,9 @@ class CameraConfig:
     """Nearest and farthest distance to the look-at point. 1.2..20."""
     fov_y_deg: tuple[float, float] = (40.0, 40.0)
     """Smallest and largest vertical field of view. 1..120."""
-    placement: Literal["stratified", "uniform"] = "stratified"
-    """How azimuths lie in a batch: one in each equal part of the circle, or anywhere."""
+    placement: Literal["stratified", "uniform", "four-view"] = "stratified"
+    """How azimuths lie in a batch: one in each equal part of the circle, anywhere, or in groups of four that stand a quarter
+    turn apart, with one height, distance, lens and background (MVDream)."""
     uniform_sphere_ratio: float = 0.0
     """Part of the cameras whose direction is uniform on the sphere within the elevation limits, not uniform in angle. 0..1."""
     position_jitter: float = 0.0
@@ -51,6 +52,11 @@ class CameraConfig:
         check_range("camera.front-deg", self.front_deg, 10, 170)
         check_range("camera.overhead-deg", self.overhead_deg, 0, 90)
         check_scheduled("camera.progressive", self.progressive, 0, 1)
+
+    @property
+    def views_per_group(self) -> int:
+        """How many neighbouring views of a batch belong together."""
+        return 4 if self.placement == "four-view" else 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

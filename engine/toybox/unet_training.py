@@ -16,6 +16,7 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,17 +161,29 @@ class LatentPool:
 
 
 def v_loss(toybox: Toybox, latents: Tensor, embeds: Tensor, alphas_cumprod: Tensor, generator: torch.Generator) -> Tensor:
-    """Min-SNR weighted loss of the velocity alpha * noise - sigma * latents."""
+    """`velocity_loss` of Toybox's U-Net, told the prompts by `embeds`."""
+
+    def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+        velocity: Tensor = toybox.unet(noisy, timesteps, embeds).sample
+        return velocity
+
+    return velocity_loss(predict, latents.to(device=embeds.device), alphas_cumprod, generator)
+
+
+def velocity_loss(
+    predict: Callable[[Tensor, Tensor], Tensor], latents: Tensor, alphas_cumprod: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Min-SNR weighted loss of the velocity alpha * noise - sigma * latents, which `predict` sees in (noisy latents, timesteps)."""
     n = len(latents)
     # One draw from each of n equal slices of the schedule: less variance than n independent draws.
     slices = (torch.arange(n) + torch.rand(n, generator=generator)) / n
     timesteps = (slices * len(alphas_cumprod)).long()
     alpha_bar = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-    noise = torch.randn(latents.shape, generator=generator).to(device=embeds.device)
-    latents, alpha_bar, timesteps = (x.to(device=embeds.device) for x in (latents, alpha_bar, timesteps))
+    noise = torch.randn(latents.shape, generator=generator).to(device=latents.device)
+    alpha_bar, timesteps = alpha_bar.to(device=latents.device), timesteps.to(device=latents.device)
     noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
     velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
-    predicted = toybox.unet(noisy, timesteps, embeds).sample.float()
+    predicted = predict(noisy, timesteps).float()
     snr = (alpha_bar / (1 - alpha_bar).clamp_min(1e-8)).flatten()
     weight = snr.clamp_max(MIN_SNR_GAMMA) / (snr + 1)
     return (weight.clamp_min(MIN_WEIGHT) * (predicted - velocity).square().mean(dim=(1, 2, 3))).mean()

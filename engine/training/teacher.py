@@ -13,6 +13,7 @@ from engine.guidance.guidance_config import DEFAULT_NEGATIVES, METHOD_SETTINGS, 
 from engine.guidance.guidances import GUIDANCES
 from engine.guidance.inspection import inspect
 from engine.guidance.model_table import Model
+from engine.guidance.picture_views import angle_scale, scale_gradient
 from engine.guidance.timesteps import draw
 from engine.scene.cameras import Cameras, camera_angles
 from engine.scene.scene_config import CameraConfig
@@ -22,27 +23,37 @@ from engine.schedule import scheduled
 
 
 class DiffusionTeacher:
-    """Judges renders by a denoiser that was told what they shall show."""
+    """Judges renders by a denoiser that was told what they shall show.
 
-    def __init__(self, denoiser: Denoiser, prompts: ViewPrompts, config: GuidanceConfig) -> None:
+    Args:
+        known_cameras: where pictures were taken; the nearer a view is to one of them, the less the model has to say
+            (`angle_scale`). None: as much everywhere.
+    """
+
+    def __init__(self, denoiser: Denoiser, prompts: ViewPrompts, config: GuidanceConfig, known_cameras: Cameras | None = None) -> None:
         self.denoiser = denoiser
         self.prompts = prompts
         self.config = config
+        self.known_cameras = known_cameras
 
     def loss(self, images: Tensor, cameras: Cameras, shading: str, step: int, n_steps: int, generator: torch.Generator) -> Tensor:
         """Scalar, averaged over the batch; see `engine.training.trainer.Teacher`."""
         cfg = self.config
         self.denoiser.at(step / n_steps)
+        per_sample = self.denoiser.views_per_sample
         timesteps = draw(
             step,
             n_steps,
             (cfg.t_low, cfg.t_high),
-            len(cameras),
+            len(cameras) // per_sample,
             generator,
             alphas_cumprod=self.denoiser.alphas_cumprod,
             annealing=cfg.annealing,
-        )
+        ).repeat_interleave(per_sample)
         prompt = self.prompts.embeds(*camera_angles(cameras), shading, perp_neg=scheduled(cfg.perp_neg, step, n_steps))
+        prompt = self.denoiser.condition(prompt, cameras)
+        if self.known_cameras is not None:
+            images = scale_gradient(images, angle_scale(cameras, self.known_cameras))
         guidance = make_guidance(cfg, step, n_steps)
         images = clip_gradient(images, cfg.image_grad_clip)
         return guidance.loss(self.denoiser, images, prompt, timesteps.to(images.device), generator).loss

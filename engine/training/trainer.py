@@ -5,7 +5,7 @@ Shapes: B views of a step, H = W pixels, M packed samples, R = B*H*W rays.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -61,11 +61,11 @@ class StepReport:
 class Trainer:
     """Everything that changes during a run: field, averaged field, occupancy, optimizer, generators, step."""
 
-    def __init__(self, config: JobConfig, seed: int, device: torch.device, teacher: Teacher, known_view: KnownView | None = None) -> None:
+    def __init__(self, config: JobConfig, seed: int, device: torch.device, teacher: Teacher, known_views: Sequence[KnownView] = ()) -> None:
         self.config = config
         self.device = device
         self.teacher = teacher
-        self.known_view = known_view
+        self.known_views = known_views
         self.generator = torch.Generator().manual_seed(seed)  # cameras, lights, backgrounds: the same on every device
         self.device_generator = torch.Generator(device=device).manual_seed(seed)  # noise, timesteps, places on rays
         self.restarts = 0
@@ -136,8 +136,8 @@ class Trainer:
         )
         guidance_loss = self.teacher.loss(out.image * clay, cameras, shading, self.step, self.n_steps, self.device_generator)  # 3.
         loss = cfg.guidance.weight * guidance_loss + self._regularisers(out)  # 4.
-        if self.known_view is not None and self.step % cfg.reference.every == 0:
-            loss = loss + self._known_view_loss(self.known_view, size)
+        if self.known_views and self.step % cfg.reference.every == 0:
+            loss = loss + self._known_view_loss(self._draw_known_view(), size)
         self.optimizer.zero_grad(set_to_none=True)  # 5.
         loss.backward()
         self._check(loss)  # before the optimizer, which would keep a NaN for ever
@@ -183,7 +183,9 @@ class Trainer:
         cfg, n = self.config.render, len(cameras)
         if cfg.background == "solid":
             return torch.tensor(cfg.solid_rgb, device=self.device).expand(n, 3)
-        color = torch.rand(n, 1 if cfg.gray_background else 3, generator=self.generator).expand(n, 3).to(self.device)
+        alike = self.config.camera.views_per_group  # what belongs together stands before one background
+        color = torch.rand(n // alike, 1 if cfg.gray_background else 3, generator=self.generator).repeat_interleave(alike, dim=0)
+        color = color.expand(n, 3).to(self.device)
         use_learned = torch.rand(n, generator=self.generator) < {"random": 0.0, "learned": 1.0, "mixed": 0.5}[cfg.background]
         if not bool(use_learned.any()):
             return color
@@ -217,10 +219,19 @@ class Trainer:
         values = torch.cat([alphas[:, None], albedo * alphas.detach()[:, None]], dim=1)  # [2M, 4]
         return smoothness_loss(*values.chunk(2))
 
+    def _draw_known_view(self) -> KnownView:
+        """One picture a look, drawn by weight: in the mean the weighted sum of all their losses, at the price of one."""
+        if len(self.known_views) == 1:
+            return self.known_views[0]
+        weights = torch.tensor([view.weight for view in self.known_views], dtype=torch.float32)
+        return self.known_views[int(torch.multinomial(weights, 1, generator=self.generator))]
+
     def _known_view_loss(self, view: KnownView, size: int) -> Tensor:
         """How far the field's picture [1, size, size, 3] is from the one that the run follows."""
         cfg = self.config.reference
         background = torch.rand(1, 3, generator=self.generator).to(self.device)  # no colour can hide in it
+        depth_weight = self.at(cfg.lambda_depth) if view.depth is not None else 0.0
+        normal_weight = self.at(cfg.lambda_normal) if view.normals is not None else 0.0
         out = render(
             self.field,
             view.cameras,
@@ -230,9 +241,15 @@ class Trainer:
             step_size=self.step_size,
             background=background,
             generator=self.device_generator,
+            with_normals=normal_weight > 0,
         )
         rgb, mask = view.losses(out, background)
-        return self.at(cfg.lambda_rgb) * rgb + self.at(cfg.lambda_mask) * mask
+        loss = self.at(cfg.lambda_rgb) * rgb + self.at(cfg.lambda_mask) * mask
+        if depth_weight > 0:
+            loss = loss + depth_weight * view.depth_loss(out)
+        if normal_weight > 0:
+            loss = loss + normal_weight * view.normal_loss(out)
+        return loss
 
     def _check(self, loss: Tensor) -> None:
         if self.device.type == "cpu" or self.step % self.config.training.check_every == 0:  # a wait for the GPU

@@ -117,6 +117,18 @@ class ReferenceConfig:
     side, under guidance.method image-target. 0..1e6, may be scheduled."""
     lambda_mask: Scheduled = 5_000.0
     """Pull of the picture's outline: mean squared error of the opacity. 0..1e6, may be scheduled."""
+    lambda_depth: Scheduled = (0.0, 0.0, 1.0, 100.0)
+    """Pull of the picture's depth map, if it has one: one less the correlation. 0..1e6, may be scheduled."""
+    lambda_normal: Scheduled = 0.0
+    """Pull of the picture's normal map, if it has one: one less the cosine. 0..1e6, may be scheduled."""
+    depth_map: Literal["distance", "nearness"] = "distance"
+    """What is bright in depth maps: what is far, as in Blender's depth pass, or what is near, as many estimators have it."""
+    depth_model: str = ""
+    """Folder of a depth estimator (Depth Anything or DPT in transformers' layout) for pictures without a map; empty: none."""
+    weight: float = 1.0
+    """How much the picture counts against further ones. 0..1000."""
+    guidance_by_angle: Literal["auto", "on", "off"] = "auto"
+    """Whether the model says less about views the nearer they are to a picture; auto: if its prompt is the picture (Zero123)."""
     every: int = 1
     """Steps between two looks from the picture's side. 1..1000."""
 
@@ -127,6 +139,9 @@ class ReferenceConfig:
         check_range("reference.object-radius", self.object_radius, 0.2, 0.98)
         check_scheduled("reference.lambda-rgb", self.lambda_rgb, 0, 1e6)
         check_scheduled("reference.lambda-mask", self.lambda_mask, 0, 1e6)
+        check_scheduled("reference.lambda-depth", self.lambda_depth, 0, 1e6)
+        check_scheduled("reference.lambda-normal", self.lambda_normal, 0, 1e6)
+        check_range("reference.weight", self.weight, 0, 1000)
         check_range("reference.every", self.every, 1, 1000)
 
 

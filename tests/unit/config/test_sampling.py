@@ -100,3 +100,29 @@ def test_without_spread_and_lift_the_light_is_at_the_camera():
     cameras = draw(CameraConfig())
     lights = sample_lights(LightConfig(spread=0.0, lift=0.0), cameras, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(lights, torch.nn.functional.normalize(cameras.positions, dim=-1), atol=1e-6)
+
+
+def test_four_views_stand_a_quarter_apart_with_one_height_distance_and_lens():
+    config = CameraConfig(placement="four-view", elevation_deg=(-20, 60), radius=(2, 3), fov_y_deg=(20, 50))
+    cameras = draw(config, 12)
+    azimuth, elevation = camera_angles(cameras)
+    groups = azimuth.view(3, 4)
+    turns = (groups - groups[:, :1]) % 360
+    torch.testing.assert_close(turns, torch.tensor([0.0, 90, 180, 270]).expand(3, 4), atol=1e-3, rtol=0)
+    for values in (elevation, cameras.positions.norm(dim=-1), cameras.window[:, 3]):
+        each = values.view(3, 4)
+        torch.testing.assert_close(each, each[:, :1].expand(3, 4), atol=1e-4, rtol=0)
+        assert len(each[:, 0].unique()) == 3
+    rotation = cameras.camera_to_world[:, :3, :3]
+    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand(12, 3, 3), atol=1e-5, rtol=0)
+
+
+def test_four_views_turn_a_jittered_camera_as_a_whole():
+    cameras = draw(CameraConfig(placement="four-view", position_jitter=0.3, target_jitter=0.1, roll_deg=10), 4)
+    there_and_back = torch.tensor([[-1.0, 0, 0, 0], [0, -1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    torch.testing.assert_close(cameras.camera_to_world[2], there_and_back @ cameras.camera_to_world[0], atol=1e-5, rtol=0)
+
+
+def test_a_batch_that_is_not_made_of_fours_is_refused():
+    with pytest.raises(ValueError, match="a batch of 6 views is not made of groups of 4"):
+        draw(CameraConfig(placement="four-view"), 6)

@@ -46,7 +46,9 @@ def test_every_model_is_complete() -> None:
 
 
 def test_the_first_copy_of_every_model_is_pinned() -> None:
-    assert all(len(model.sources[0].revision) == 40 for model in models().values() if model.sources)
+    # Of MVDream's copy no public project was found that pins it.
+    unpinned = [model.id for model in models().values() if model.sources and len(model.sources[0].revision) != 40]
+    assert unpinned == ["mvdream"]
 
 
 def test_no_withdrawn_id_is_in_the_table() -> None:
@@ -80,6 +82,7 @@ def test_toybox_speaks_its_own_grammar_and_photo_models_theirs() -> None:
         "sd14",
         "sdxl",
         "deepfloyd",
+        "mvdream",
     ]
 
 

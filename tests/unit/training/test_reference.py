@@ -254,10 +254,10 @@ class NoTeacher:
 
 def trainer_of(tmp_path, picture=True, n=0, **overrides):
     config = make_config("draft", SMALL | {key.replace("__", "."): str(value) for key, value in overrides.items()})
-    view = None
+    views = []
     if picture:
-        view = KnownView(torch.from_numpy(prepare_picture(saved(tmp_path, drawing()))), config.reference, CPU)
-    trainer = Trainer(config, 0, CPU, NoTeacher(), view)
+        views = [KnownView(torch.from_numpy(prepare_picture(saved(tmp_path, drawing()))), config.reference, CPU)]
+    trainer = Trainer(config, 0, CPU, NoTeacher(), views)
     for _ in range(n):
         trainer.train_step()
     return trainer
@@ -265,8 +265,9 @@ def trainer_of(tmp_path, picture=True, n=0, **overrides):
 
 def errors(trainer, size=48):
     """PSNR of the known view over white, IoU of its outline."""
-    out = trainer.picture(trainer.known_view.cameras, size, size)
-    color, opacity = trainer.known_view.target(size)
+    (view,) = trainer.known_views
+    out = trainer.picture(view.cameras, size, size)
+    color, opacity = view.target(size)
     wanted = color + (1 - opacity[..., None])
     psnr = -10 * math.log10(float((out.image - wanted).square().mean()))
     seen, is_object = out.opacity > 0.5, opacity > 0.5
@@ -293,8 +294,9 @@ def test_each_pull_does_its_own(tmp_path):
 def test_the_picture_is_looked_at_every_k_steps(tmp_path):
     looks = []
     trainer = trainer_of(tmp_path, reference__every=3)
-    real = trainer.known_view.losses
-    trainer.known_view.losses = lambda *a: (looks.append(trainer.step), real(*a))[1]
+    (view,) = trainer.known_views
+    real = view.losses
+    view.losses = lambda *a: (looks.append(trainer.step), real(*a))[1]
     for _ in range(7):
         trainer.train_step()
     assert looks == [0, 3, 6]
