@@ -200,7 +200,8 @@ def _trained(run: _Run) -> tuple[AnyTrainer, torch.device]:
         config = replace(config, model=replace(config.model, vram=lower))
         trainer = None  # type: ignore[assignment]  # before the next one is loaded
         _free_memory()
-        run.warn(f"The memory was full with --vram {vram}. Going on from the last checkpoint with --vram {lower}.")
+        place = "the last checkpoint" if any(run.folder.checkpoints.glob("step-*")) else "the start"
+        run.warn(f"The memory was full with --vram {vram}. Going on from {place} with --vram {lower}.")
 
 
 def _free_memory() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.guidance.loading import loading_errors, weights_of  # isort: skip - before diffusers, see there
 
+import torch
 from diffusers import ControlNetModel
 from torch import Tensor
 
@@ -32,7 +33,7 @@ class ControlNet:
         self._pictures: Tensor | None = None
 
     @staticmethod
-    def load(root: Path, unet: Any, scale: float, pixels_per_latent: int) -> ControlNet:
+    def load(root: Path, unet: Any, scale: float, pixels_per_latent: int, device: torch.device) -> ControlNet:
         """From a folder in diffusers' layout (config.json and safetensors in it), made for models like `unet`.
 
         Raises: UserError, code "model", if it is no such folder or was made for another family.
@@ -46,7 +47,7 @@ class ControlNet:
             if ours != wanted:
                 text = f"The ControlNet in {root} was made for another model: its {name} is {ours}, the model's is {wanted}."
                 raise UserError(text, "Choose one for this model's family.", "model")
-        return ControlNet(net.to(device=unet.device).eval().requires_grad_(False), scale, pixels_per_latent)
+        return ControlNet(net.to(device=device).eval().requires_grad_(False), scale, pixels_per_latent)
 
     def show(self, pictures: Tensor) -> None:
         """The pictures [B, H, W, 3] in [0, 1] of the views that are judged next, in their order."""

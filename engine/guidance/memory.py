@@ -94,8 +94,8 @@ def stream(module: nn.Module, fetch: Callable[[Tensor], Tensor], keep: Callable[
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
     """The parts that a module calls one after the other: its children, and those of its lists."""
     for child in module.children():
-        if isinstance(child, nn.ModuleList):
-            yield from child
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):  # never called itself
+            yield from blocks(child)
         else:
             yield child
 

@@ -123,7 +123,7 @@ class StableDiffusion(Denoiser):
         return (mode.float() - self._shift_factor) * self._scaling_factor
 
     def use_tiny_encoder(self, folder: Path, until: float) -> None:
-        """An AutoencoderTiny (TAESD) that was distilled from this model's VAE: a twentieth of the work, nearly the same latents.
+        """An AutoencoderTiny (TAESD) that was distilled from this model's VAE: far less work, nearly the same latents.
 
         Raises: UserError, code "model", if the folder holds none, or one with other latents.
         """
@@ -140,7 +140,7 @@ class StableDiffusion(Denoiser):
         self._tiny_until = until
 
     def use_control_net(self, folder: Path, scale: float = 1.0) -> None:
-        self.control_net = ControlNet.load(folder, self._unet, scale, self.pixels_per_latent)
+        self.control_net = ControlNet.load(folder, self._unet, scale, self.pixels_per_latent, self.device)
 
     def show_surface(self, pictures: Tensor) -> None:
         if self.control_net is not None:

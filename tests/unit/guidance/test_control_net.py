@@ -54,7 +54,7 @@ def test_what_is_drawn_is_what_the_pipeline_draws(model_root: Path, control_root
     pipe.set_progress_bar_config(disable=True)
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     prompts, pictures = ["a red mug", "a mug"], depth(2)
-    arguments = {"num_inference_steps": 3, "guidance_scale": 4.0, "latents": noise, "output_type": "latent"}
+    arguments = {"num_inference_steps": 4, "guidance_scale": 4.0, "latents": noise, "output_type": "latent"}
     theirs = pipe(prompts, image=pictures.permute(0, 3, 1, 2), controlnet_conditioning_scale=0.7, **arguments).images
     model = Denoiser.load(model_root)
     levels = [timestep.repeat(2) for timestep in pipe.scheduler.timesteps]

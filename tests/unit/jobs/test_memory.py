@@ -76,6 +76,12 @@ def test_a_streamed_unet_has_one_block_at_a_time_and_says_the_same(model):
     assert max(peak) == largest < sum(p.numel() for p in unet.parameters()) / 2
 
 
+def test_lists_in_lists_are_streamed_by_what_is_called():
+    inner = [torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]
+    module = torch.nn.ModuleDict({"a": torch.nn.ModuleList([torch.nn.ModuleList(inner)]), "b": torch.nn.Sequential(torch.nn.Linear(2, 2))})
+    assert list(blocks(module)) == [*inner, module["b"]]
+
+
 def test_levels_go_down_to_low():
     assert [lower_level(level) for level in ("high", "normal", "low")] == ["normal", "low", None]
 
@@ -187,9 +193,9 @@ def test_a_memory_that_is_too_small_at_every_level_is_a_sentence(generate, monke
     monkeypatch.setattr(UNet2DConditionModel, "forward", forward)
     run = generate("a red mug", "--vram", "high")
     assert run.code == 2 and run.events[-1]["code"] == "memory"
-    assert [event["text"].split(".")[0] for event in run.of("warning")] == [
-        "The memory was full with --vram high",
-        "The memory was full with --vram normal",
+    assert [event["text"] for event in run.of("warning")] == [
+        "The memory was full with --vram high. Going on from the start with --vram normal.",
+        "The memory was full with --vram normal. Going on from the start with --vram low.",
     ]
 
 

@@ -208,6 +208,7 @@ def remote(*paths: str) -> list[RemoteFile]:
 
 PARTS = FAMILIES["stable-diffusion"].parts
 TEXT, VAE = "text_encoder/model.safetensors", "vae/diffusion_pytorch_model.safetensors"
+UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
 def chosen(*paths: str) -> set[str]:
@@ -232,6 +233,22 @@ def test_other_weights_and_places_outside_the_parts_are_not_chosen() -> None:
         "unet/flax.msgpack",
     ]
     assert chosen(TEXT, VAE, unet, *others) == {TEXT, VAE, unet}
+
+
+def test_every_family_brings_its_own_parts() -> None:
+    """As the hub's copies of SDXL and of DeepFloyd IF are laid out; T5 comes in pieces, its tokenizer as SentencePiece's file."""
+    t5 = [f"text_encoder/model.fp16-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    deepfloyd = [
+        *("tokenizer/spiece.model", "tokenizer/tokenizer_config.json", "scheduler/scheduler_config.json", "unet/config.json"),
+        *("text_encoder/config.json", "text_encoder/model.safetensors.index.fp16.json", *t5),
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+    ]
+    others = ["watermarker/diffusion_pytorch_model.safetensors", "safety_checker/model.safetensors", "vae/config.json", "unet/x.bin"]
+    files = [RemoteFile(path, 1, "", "") for path in (*deepfloyd, *others)]
+    assert {file.path for file in wanted_files(files, FAMILIES["deepfloyd"].parts)} == set(deepfloyd)
+    xl = FAMILIES["stable-diffusion-xl"].parts
+    with pytest.raises(SourceError, match="lacks tokenizer_2"):
+        wanted_files(remote(TEXT, VAE, UNET), xl)
 
 
 def test_a_copy_without_safetensors_is_refused() -> None:
