@@ -15,6 +15,7 @@ from cuda_ext.cpu import SWITCH, Argument
 from cuda_ext.cuda_cache import cache_folder, compiled
 from cuda_ext.cuda_compiler import find_compiler
 from cuda_ext.cuda_driver import Number, Program, open_driver
+from cuda_ext.cuda_shipped import is_shipped, shipped
 from cuda_ext.cuda_source import source_of
 
 logger = logging.getLogger(__name__)
@@ -83,19 +84,33 @@ def _make(device: int) -> tuple[CudaKernels, str]:
         raise RuntimeError("this build of torch is not for NVIDIA GPUs")
     torch.cuda.init()  # torch makes the context first; programs join it
     major, minor = torch.cuda.get_device_capability(device)
-    compiler, place = find_compiler(int(torch.version.cuda.partition(".")[0]))
-    if compiler is None:
-        raise RuntimeError(place)
-    target, driver, hits = compiler.target(10 * major + minor), open_driver(), []
+    images, driver, origins = _images(10 * major + minor), open_driver(), []
 
     @functools.cache
     def load(suffix: str) -> Program:
-        source = source_of(suffix)
-        image, was_kept = compiled(compiler, source, target, cache_folder())
-        hits.append(was_kept)
-        return driver.load(device, image, source.kernels)
+        image, origin = images(suffix)
+        origins.append(origin)
+        return driver.load(device, image, source_of(suffix).kernels)
 
     load("f32")  # double precision only when it is asked for: no training does
-    kernels = CudaKernels(load, lambda: torch.cuda.current_stream(device).cuda_stream)
-    how = "from the cache" if hits[0] else "compiled now"
-    return kernels, f"NVRTC {compiler.version[0]}.{compiler.version[1]} for {target}, {how}"
+    return CudaKernels(load, lambda: torch.cuda.current_stream(device).cuda_stream), origins[0]
+
+
+def _images(capability: int) -> Callable[[str], tuple[bytes, str]]:
+    """What makes the program for "f32" or "f64" and a GPU of this compute capability times ten, and says where it is from.
+
+    Raises: RuntimeError where there is neither a compiler that knows the GPU nor PTX in its place.
+    """
+    compiler, place = find_compiler(int((torch.version.cuda or "").partition(".")[0]))
+    if compiler is None:
+        if not is_shipped():
+            raise RuntimeError(place)
+        return lambda suffix: (shipped(suffix), f"PTX that came with the program, since {place}")
+    target = compiler.target(capability)
+
+    def image(suffix: str) -> tuple[bytes, str]:
+        found, was_kept = compiled(compiler, source_of(suffix), target, cache_folder())
+        how = "from the cache" if was_kept else "compiled now"
+        return found, f"NVRTC {compiler.version[0]}.{compiler.version[1]} for {target}, {how}"
+
+    return image

@@ -12,9 +12,6 @@ from pathlib import Path
 
 from cuda_ext.cuda_source import FLAGS, Source
 
-# CUDA's versions that torch is built for today; newest first.
-MAJORS = (13, 12)
-
 
 class Compiler:
     """An open NVRTC. `version` as (13, 0); `architectures` as compute capabilities times ten, ascending: 75, 80, …"""

@@ -70,7 +70,8 @@ Code cuCtxPopCurrent_v2(void** handle) { return pushed > 0 ? (--pushed, *handle 
 
 Code cuModuleLoadData(void** module, const void* image) {
     if (!pushed) return INVALID_CONTEXT;
-    return std::memcmp(image, "\177ELF", 4) ? INVALID_IMAGE : (*module = &context, OK);
+    const bool is_known = !std::memcmp(image, "\177ELF", 4) || !std::memcmp(image, "//\n", 3);  // a cubin or PTX
+    return is_known ? (*module = &context, OK) : INVALID_IMAGE;
 }
 
 Code cuModuleGetFunction(void** function, void*, const char* name) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -12,12 +13,16 @@ import torch
 
 from cuda_ext import cuda, cuda_cache, cuda_compiler
 from cuda_ext.cuda_cache import KEPT, cache_folder, compiled, key_of
-from cuda_ext.cuda_compiler import MAJORS, Compiler, find_compiler, library_name
-from cuda_ext.cuda_source import Source, source_of
+from cuda_ext.cuda_compiler import Compiler, find_compiler, library_name
+from cuda_ext.cuda_driver import Driver
+from cuda_ext.cuda_shipped import VERSION, is_shipped, shipped
+from cuda_ext.cuda_source import REALS, Source, source_of
 from engine.rendering.march import intersect_box
 from engine.scene.cameras import camera_rays, orbit_cameras
 from tests.unit.kernels.gpu_emulator import emulated_driver, find_host_compiler
 
+# CUDA's versions that torch is built for today.
+MAJORS = (13, 12)
 FOUND = [compiler for major in MAJORS if (compiler := find_compiler(major)[0])]
 ARCHITECTURES = (75, 80, 86, 89, 90, 120)
 needs_nvrtc = pytest.mark.skipif(not FOUND, reason=f"no NVRTC: {find_compiler(MAJORS[0])[1]}")
@@ -188,6 +193,8 @@ def test_old_programs_go(tmp_path: Path) -> None:
     typist = Typist()
     for i in range(KEPT + 3):
         make(typist, tmp_path, text=str(i))
+        for path in tmp_path.iterdir():
+            os.utime(path, (0, 0))  # what comes next is newer, however coarse the clock
     assert len(list(tmp_path.iterdir())) == KEPT
     assert make(typist, tmp_path, text=str(KEPT + 2))[1]
 
@@ -216,17 +223,23 @@ def test_cache_lies_with_the_users_other_caches(monkeypatch: pytest.MonkeyPatch,
 # --- the whole way, but for the GPU itself -------------------------------------------------------------------------------------
 
 
-@needs_nvrtc
-@pytest.mark.skipif(find_host_compiler() is None, reason="no C++ compiler for the emulated GPU")
-def test_from_bodies_to_a_launch(compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real compiler and the real launch code; only the driver and torch's view of a GPU are emulated."""
-    driver = emulated_driver()
+@pytest.fixture
+def emulated_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
+    """torch's view of an RTX 40 for CUDA 13, and a driver for it."""
+    if find_host_compiler() is None:
+        pytest.skip("no C++ compiler for the emulated GPU")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.version, "cuda", f"{compiler.version[0]}.0")
+    monkeypatch.setattr(torch.version, "cuda", f"{FOUND[0].version[0] if FOUND else 13}.0")
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 9))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: type("Stream", (), {"cuda_stream": 9}))
-    monkeypatch.setattr(cuda, "open_driver", lambda: driver)
+    monkeypatch.setattr(cuda, "open_driver", emulated_driver)
+    return emulated_driver()
+
+
+@needs_nvrtc
+def test_from_bodies_to_a_launch(compiler: Compiler, emulated_gpu: Driver) -> None:
+    """The real compiler and the real launch code; only the driver and torch's view of a GPU are emulated."""
     rays_o, rays_d = camera_rays(orbit_cameras(*(torch.tensor([value]) for value in (0.0, 0.0, 3.0, 40.0))), 16, 16)
     for how in ("compiled now", "from the cache"):
         kernels, reason = cuda._make(0)
@@ -237,5 +250,34 @@ def test_from_bodies_to_a_launch(compiler: Compiler, tmp_path: Path, monkeypatch
         kernels.run("march_count", torch.float32, kernels.parts(256, 1), lambda _part, arguments=arguments: arguments)
         t_near, t_far = intersect_box(rays_o, rays_d, bounds)
         assert ((t_far - t_near) / 0.1 - counts).abs().max() <= 1
-        assert driver.library.stream_of_last_launch() == 9
+        assert emulated_gpu.library.stream_of_last_launch() == 9
     assert len(list(cache_folder().iterdir())) == 1  # double precision was not asked for
+
+
+# --- without the compiler ------------------------------------------------------------------------------------------------------
+
+
+def test_ptx_that_travels_is_made_of_these_bodies() -> None:
+    assert is_shipped(), "run python -m cuda_ext.cuda_shipped and commit cuda_ext/lib/nvidia"
+    for suffix in REALS:
+        ptx = shipped(suffix)
+        assert b".target sm_75" in ptx and f"release {VERSION[0]}.{VERSION[1]}".encode() in ptx and ptx.endswith(b"\0")
+        for name in source_of(suffix).kernels:
+            assert f".entry {name}(".encode() in ptx
+
+
+def test_without_a_compiler_the_ptx_is_loaded_and_said(emulated_gpu: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "find_compiler", lambda _major: (None, "there is no compiler"))
+    kernels, reason = cuda._make(0)
+    assert reason == "PTX that came with the program, since there is no compiler"
+    ones, sums = torch.ones(3), torch.zeros(1, 1)
+    arguments = (ones, ones, ones, 1, torch.tensor([[0, 3]]), torch.zeros(3), sums)
+    kernels.run("composite_forward", torch.float32, kernels.parts(1, 1), lambda _part: arguments)
+    assert sums.item() == pytest.approx(1 - 2.718281828**-3)
+
+
+def test_without_compiler_and_ptx_the_reason_is_the_compilers(emulated_gpu: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "find_compiler", lambda _major: (None, "there is no compiler"))
+    monkeypatch.setattr(cuda, "is_shipped", lambda: False)
+    with pytest.raises(RuntimeError, match="there is no compiler"):
+        cuda._make(0)
