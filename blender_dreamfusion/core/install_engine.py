@@ -201,7 +201,8 @@ def pip_install(python: Path, phase: str, what: list[str], plan: dict, source: s
     code, lines = run_logged(command, folder, progress.take)
     progress.stop()
     if code != 0:
-        raise words_for(lines, f"pip could not install {'torch' if phase == 'torch' else 'the packages'}", "Set up again to go on.")
+        server = index.split("/")[2] if "//" in index else ""
+        raise words_for(lines, f"pip could not install {'torch' if phase == 'torch' else 'the packages'}", "Set up again to go on.", server)
 
 
 def bar_arguments(python: Path) -> list[str]:
@@ -320,12 +321,12 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def words_for(lines: list[str], what: str, fix: str) -> SetupError:
-    """The sentence for a program that failed: by what it said, else its own last words."""
+def words_for(lines: list[str], what: str, fix: str, server: str = "") -> SetupError:
+    """The sentence for a program that failed: by what it said, else its own last words. `server` is where it went, if that is known."""
     output = "\n".join(lines).lower()
     for failure in json.loads(FAILURES.read_text(encoding="utf-8")):
         if any(sign in output for sign in failure["signs"]):
-            return SetupError(failure["text"], failure["fix"])
+            return SetupError(failure["text"].replace("The download server", f"The download server {server}".rstrip()), failure["fix"])
     spoken = [line for line in lines if line.strip()]
     last = ([line for line in spoken if line.startswith("ERROR")] or spoken or [""])[-1].removeprefix("ERROR: ")[:200].rstrip(".")
     return SetupError(f"{what}: {last}." if last else f"{what}.", f"{fix} The log has the details.")

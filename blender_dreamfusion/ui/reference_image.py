@@ -132,7 +132,7 @@ class DREAMFUSION_PT_reference(SubPanel, bpy.types.Panel):
         if settings.reference_path:
             layout.prop(settings, "reference_path", text="")
         else:
-            draw_text(layout, "A picture of the object from the front. It can also be dropped here.")
+            draw_text(layout, "A picture of the object from the front. It can also be dropped on the 3D view.")
 
 
 CLASSES = (DREAMFUSION_OT_set_reference, DREAMFUSION_FH_reference, DREAMFUSION_PT_reference)

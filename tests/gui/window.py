@@ -116,7 +116,7 @@ class Window:
         x, y, width, height, window_height = self.ask(SIDEBAR + "answer = region.x, region.y, region.width, region.height, window.height")
         return x, window_height - y - height, width, height
 
-    def mouse(self, *arguments: str | int) -> None:
+    def mouse(self, *arguments: str | int | float) -> None:
         """An xdotool command line: mouse("mousemove", 10, 20, "click", 1)."""
         command = self.place.command(["xdotool", *map(str, arguments)], [self.folder], self._screen)
         subprocess.run(command, check=True, timeout=30)
@@ -145,6 +145,14 @@ class Window:
         x, y = self.find_button(operator)
         # A step aside first: a button reacts to a mouse that comes to it.
         self.mouse("mousemove", x + 3, y, "mousemove", x, y, "sleep", 0.2, "mousedown", 1, "sleep", 0.1, "mouseup", 1)
+
+    def drag(self, start: tuple[int, int], end: tuple[int, int]) -> None:
+        """Take what lies at `start` with the left button, and let it go at `end`; slowly, for a window that a CPU draws."""
+        (x, y), (to_x, to_y) = start, end
+        way: list[str | int] = ["mousemove", x, y, "sleep", 0.5, "mousedown", 1, "sleep", 0.4]
+        for share in (0.05, 0.5, 0.95, 1.0):
+            way += ["mousemove", round(x + share * (to_x - x)), round(y + share * (to_y - y)), "sleep", 0.4]
+        self.mouse(*way, "mouseup", 1)
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def install(tmp_path: Path):
 def end_of(task, timeout_s: float = 240.0) -> tuple[TaskState, list[TaskState]]:
     seen, deadline = [], time.monotonic() + timeout_s
     while (state := task.poll()).is_active:
-        if not seen or replace(state, seconds=0.0) != replace(seen[-1], seconds=0.0):
+        if not seen or state._replace(seconds=0.0) != seen[-1]._replace(seconds=0.0):
             seen.append(state)
         assert time.monotonic() < deadline, state
         time.sleep(0.01)
@@ -249,7 +249,7 @@ def test_what_cannot_work_ends_with_a_sentence_and_its_fix(begun, install, chang
 def test_a_server_that_cannot_be_reached_is_told_from_a_missing_package(begun, install, monkeypatch):
     monkeypatch.setenv("PIP_RETRIES", "1")
     state, _ = end_of(install(replace(begun, torch_index="http://127.0.0.1:9/simple")))
-    assert state.sentence.startswith("The download server cannot be reached. Check the network")
+    assert state.sentence.startswith("The download server 127.0.0.1:9 cannot be reached. Check the network")
 
 
 def test_a_broken_pip_is_named(begun, install):
