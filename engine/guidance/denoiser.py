@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.errors import UserError
+
 
 class Denoiser(ABC):
     """A frozen diffusion model. Everything crosses this interface as float32, whatever it computes in.
@@ -24,6 +26,9 @@ class Denoiser(ABC):
         image_size: pixels along each side of the pictures it knows.
         latent_shape: (C, h, w) of the latents of such a picture.
     """
+
+    prediction_type: str = "epsilon"
+    """What its network was trained to predict; guidance sees only what `predict` makes of it, training of adapters needs it."""
 
     def __init__(self, alphas_cumprod: Tensor, image_size: int, latent_shape: tuple[int, int, int]) -> None:
         self.alphas_cumprod = alphas_cumprod.detach().to(dtype=torch.float32)
@@ -44,6 +49,11 @@ class Denoiser(ABC):
     @property
     def num_train_timesteps(self) -> int:
         return len(self.alphas_cumprod)
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The U-Net behind `predict`, for adapters. Raises UserError, code "option", where there is none."""
+        raise UserError("This model has no network that guidance.method vsd could train.", "Use --guidance.method sds.", "option")
 
     @abstractmethod
     def embed(self, prompts: list[str]) -> Tensor:

@@ -87,6 +87,10 @@ class StableDiffusion(Denoiser):
         return StableDiffusion(unet, vae, text_encoder, tokenizer, scheduler, device=device, dtype=dtype)
 
     @property
+    def network(self) -> torch.nn.Module:
+        return self._unet
+
+    @property
     def max_tokens(self) -> int:
         """How many tokens of a prompt the text encoder reads, the two markers included."""
         return min(int(self._tokenizer.model_max_length), int(self._text_encoder_config.max_position_embeddings))
