@@ -31,6 +31,8 @@ class Denoiser(ABC):
 
     views_per_sample = 1
     """How many neighbouring views of a batch it sees as one picture: they share a noise level, and a batch is a multiple of it."""
+    prediction_type: str = "epsilon"
+    """What its network was trained to predict; guidance sees only what `predict` makes of it, training of adapters needs it."""
 
     def __init__(self, alphas_cumprod: Tensor, image_size: int, latent_shape: tuple[int, int, int]) -> None:
         self.alphas_cumprod = alphas_cumprod.detach().to(dtype=torch.float32)
@@ -75,6 +77,13 @@ class Denoiser(ABC):
     def parts(self) -> dict[str, nn.Module]:
         """The networks that are loaded now, by their folder in the model's layout: what LoRAs change and memory is saved in."""
         return {}
+
+    @property
+    def network(self) -> nn.Module:
+        """The U-Net behind `predict`, for adapters. Raises UserError, code "option", where there is none."""
+        if "unet" in self.parts:
+            return self.parts["unet"]
+        raise UserError("This model has no network that guidance.method vsd could train.", "Use --guidance.method sds.", "option")
 
     @abstractmethod
     def embed(self, prompts: list[str]) -> Tensor:

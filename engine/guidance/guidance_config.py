@@ -20,9 +20,10 @@ METHOD_SETTINGS: dict[str, frozenset[str]] = {
     "sds-bridge": _SCORES | {"bridge"},
     "ism": _SCORES | {"inversion_gap", "n_inversion_steps"},
     "sdi": _TARGET | {"inversion_scale", "inversion_eta", "n_inversion_steps"},
+    "vsd": _SCORES,
 }
 # Settings that only some methods read, though they are no fields of theirs.
-_READ_FOR: dict[str, list[str]] = {"flaws": ["sds-bridge"]}
+_READ_FOR: dict[str, list[str]] = {"flaws": ["sds-bridge"], "lora_rank": ["vsd"], "lora_rate": ["vsd"]}
 # Words of timestep_weight that each kind of method knows.
 _EPSILON_WEIGHTS = ("auto", "sigma", "uniform", "x0")
 _TARGET_WEIGHTS = ("auto", "uniform", "sds")
@@ -39,11 +40,11 @@ DEFAULT_NEGATIVES: dict[str, str] = {
 class GuidanceConfig:
     """How the diffusion model's opinion becomes a gradient."""
 
-    method: Literal["image-target", "sds", "csd", "nfsd", "sds-bridge", "ism", "sdi"] = "image-target"
+    method: Literal["image-target", "sds", "csd", "nfsd", "sds-bridge", "ism", "sdi", "vsd"] = "image-target"
     """Row of the guidance table: the model's own picture as the render's target, or a sum of its scores; see docs/guidance.md."""
     guidance_scale: Scheduled = 0.0
     """Strength s of the prompt in eps_uncond + s (eps_text - eps_uncond); 0 takes the method's own (image-target 4, sds and
-    sds-bridge 100, csd 1, nfsd, ism and sdi 7.5). 0..1000, may be scheduled."""
+    sds-bridge 100, csd 1, nfsd, ism, sdi and vsd 7.5). 0..1000, may be scheduled."""
     weight: float = 1.0
     """Multiplies the guidance loss. 0..1e6."""
     timestep_weight: Literal["auto", "sigma", "uniform", "x0", "sds"] = "auto"
@@ -69,6 +70,10 @@ class GuidanceConfig:
     """Strength of the prompt on the way from the render to its noise; sdi. -1000..1000."""
     inversion_eta: float = 0.3
     """Fresh noise in each inversion step, as a share of what the model's own steps have; sdi. 0..1."""
+    lora_rank: int = 4
+    """Rank of the adapters that learn what the renders look like; vsd. 1..256."""
+    lora_rate: float = 1e-4
+    """Learning rate of these adapters; vsd. 1e-6..1."""
     perp_neg: Scheduled = 0.0
     """How strictly a view is kept away from the words of the front and side views, against faces on all sides (Perp-Neg); 0 is
     off, 1 usual, costs two more pictures a view. 0..10, may be scheduled."""
@@ -111,6 +116,8 @@ class GuidanceConfig:
         check_range("guidance.inversion-gap", self.inversion_gap, 0.001, 1)
         check_range("guidance.inversion-scale", self.inversion_scale, -1000, 1000)
         check_range("guidance.inversion-eta", self.inversion_eta, 0, 1)
+        check_range("guidance.lora-rank", self.lora_rank, 1, 256)
+        check_range("guidance.lora-rate", self.lora_rate, 1e-6, 1)
         check_scheduled("guidance.perp-neg", self.perp_neg, 0, 10)
         check_scheduled("guidance.grad-clip", self.grad_clip, 0, 1000)
         check_range("guidance.rms", self.rms, 1e-4, 1000)

@@ -10,6 +10,7 @@ from engine.guidance.nfsd import NFSD
 from engine.guidance.sdi import SDI
 from engine.guidance.sds import SDS
 from engine.guidance.sds_bridge import SDSBridge
+from engine.guidance.vsd import VSD
 
 GUIDANCES: dict[str, type[Guidance]] = {
     "image-target": ImageTarget,
@@ -19,4 +20,5 @@ GUIDANCES: dict[str, type[Guidance]] = {
     "sds-bridge": SDSBridge,
     "ism": ISM,
     "sdi": SDI,
+    "vsd": VSD,
 }

@@ -50,6 +50,8 @@ class SurfaceTrainer:
     def _begin(self) -> None:
         self.step = 0
         self._use(self._make_model(self.generator))
+        if isinstance(self.teacher, LearningTeacher):
+            self.teacher.begin(self.generator)
 
     def _use(self, model: SurfaceModel) -> None:
         """Train `model` from here on; what the optimizer remembered of another one is forgotten."""
@@ -205,6 +207,8 @@ class SurfaceTrainer:
             "occupancy": {},
             "generators": {"host": self.generator.get_state(), "device": self.device_generator.get_state()},
         }
+        if isinstance(self.teacher, LearningTeacher):
+            parts |= self.teacher.state()
         meta = {"step": self.step, "restarts": self.restarts, "restart_reason": self.restart_reason, "device": self.device.type}
         return Checkpoint(parts, {**meta, "resolution": self.model.resolution})
 
@@ -217,6 +221,8 @@ class SurfaceTrainer:
             self.model.load_state_dict(parts["field"])
             self.ema.module.load_state_dict(parts["ema"])
             restore_optimizer(self.optimizer, parts["optimizer"])
+            if isinstance(self.teacher, LearningTeacher):
+                self.teacher.restore(parts)
             self.generator.set_state(parts["generators"]["host"])
             if meta["device"] == self.device.type:
                 self.device_generator.set_state(parts["generators"]["device"])

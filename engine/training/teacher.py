@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,11 +17,13 @@ from engine.guidance.inspection import inspect
 from engine.guidance.model_table import Model
 from engine.guidance.picture_views import angle_scale, scale_gradient
 from engine.guidance.timesteps import draw
+from engine.guidance.vsd import VSD, AdaptedScore
 from engine.scene.cameras import Cameras, camera_angles
 from engine.scene.scene_config import CameraConfig
 from engine.scene.view_prompts import ViewPrompts
 from engine.scene.view_weights import VIEWS
 from engine.schedule import scheduled
+from engine.training.checkpoint import optimizer_tensors, restore_optimizer
 
 
 class DiffusionTeacher:
@@ -35,6 +39,27 @@ class DiffusionTeacher:
         self.prompts = prompts
         self.config = config
         self.known_cameras = known_cameras
+        self._renders: AdaptedScore | None = None
+
+    def begin(self, generator: torch.Generator) -> None:
+        """What the method trains beside the field starts anew; drawn from `generator`, on the CPU. Raises UserError."""
+        if GUIDANCES[self.config.method] is not VSD:
+            return
+        if self._renders is not None:
+            self._renders.adapters.remove()
+        self._renders = AdaptedScore(self.denoiser, self.config.lora_rank, self.config.lora_rate, generator)
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Parts of a checkpoint by name; none for most methods."""
+        if self._renders is None:
+            return {}
+        return {"adapters": dict(self._renders.adapters.state_dict()), "adapters_optimizer": optimizer_tensors(self._renders.optimizer)}
+
+    def restore(self, parts: Mapping[str, dict[str, Tensor]]) -> None:
+        """Inverse of `state`. A checkpoint of a run with another method has none of it: then it starts anew."""
+        if self._renders is not None and "adapters" in parts:
+            self._renders.adapters.load_state_dict(parts["adapters"])
+            restore_optimizer(self._renders.optimizer, parts["adapters_optimizer"])
 
     def loss(self, images: Tensor, cameras: Cameras, shading: str, step: int, n_steps: int, generator: torch.Generator) -> Tensor:
         """Scalar, averaged over the batch; see `engine.training.trainer.Teacher`."""
@@ -55,6 +80,9 @@ class DiffusionTeacher:
         if self.known_cameras is not None:
             images = scale_gradient(images, angle_scale(cameras, self.known_cameras))
         guidance = make_guidance(cfg, step, n_steps)
+        if isinstance(guidance, VSD):
+            guidance = dataclasses.replace(guidance, renders=self._renders)
+            prompt = dataclasses.replace(prompt, camera_to_world=cameras.camera_to_world)
         images = clip_gradient(images, cfg.image_grad_clip)
         return guidance.loss(self.denoiser, images, prompt, timesteps.to(images.device), generator).loss
 

@@ -5,9 +5,9 @@ Shapes: B views of a step, H = W pixels, M packed samples, R = B*H*W rays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -38,6 +38,20 @@ class Teacher(Protocol):
 
     def loss(self, images: Tensor, cameras: Cameras, shading: str, step: int, n_steps: int, generator: torch.Generator) -> Tensor:
         """Scalar whose gradient flows into `images` [B, H, W, 3]."""
+
+
+@runtime_checkable
+class LearningTeacher(Teacher, Protocol):
+    """A teacher that trains something of its own in `loss`, which a checkpoint must hold."""
+
+    def begin(self, generator: torch.Generator) -> None:
+        """Start anew; called before the first step and after a collapse."""
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Parts of a checkpoint by name; may be none."""
+
+    def restore(self, parts: Mapping[str, dict[str, Tensor]]) -> None:
+        """Continue from a checkpoint's parts, of which there may be more and its own may be missing."""
 
 
 def _adam(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
@@ -79,6 +93,8 @@ class Trainer:
         self.ema: Ema[RadianceField] = Ema(self.field, cfg.training.ema_decay)
         self.occupancy = OccupancyGrid(cfg.render.occupancy_resolution).to(self.device)
         self.optimizer = OPTIMIZERS[cfg.optimizer.method](self.field.parameter_groups(1.0), 1.0)
+        if isinstance(self.teacher, LearningTeacher):
+            self.teacher.begin(self.generator)
 
     @property
     def n_steps(self) -> int:
@@ -284,6 +300,8 @@ class Trainer:
             "occupancy": dict(self.occupancy.state_dict()),
             "generators": {"host": self.generator.get_state(), "device": self.device_generator.get_state()},
         }
+        if isinstance(self.teacher, LearningTeacher):
+            parts |= self.teacher.state()
         meta = {"step": self.step, "restarts": self.restarts, "restart_reason": self.restart_reason, "device": self.device.type}
         return Checkpoint(parts, meta)
 
@@ -296,6 +314,8 @@ class Trainer:
             if parts["occupancy"]["densities"].shape == self.occupancy.densities.shape:  # else of a coarser run: looked at anew
                 self.occupancy.load_state_dict(parts["occupancy"])
             restore_optimizer(self.optimizer, parts["optimizer"])
+            if isinstance(self.teacher, LearningTeacher):
+                self.teacher.restore(parts)
             if not meta.get("new_seed"):  # else this run's own draws, not those of the run it goes on from
                 self._restore_generators(parts["generators"], meta["device"])
             self.step, self.restarts, self.restart_reason = meta["step"], meta["restarts"], meta["restart_reason"]
