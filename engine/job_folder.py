@@ -38,7 +38,7 @@ FORMAT = 1
 MIN_FREE_BYTES = 200 << 20
 OURS = (
     "job.json", "events.jsonl", "checkpoints", "previews", "reference.png", "result",
-    "result.partial", "error.log", "engine.log", LOCK_NAME,
+    "result.partial", "renders", "exports", "error.log", "engine.log", LOCK_NAME,
 )  # fmt: skip
 # Do not make a folder the folder of a job.
 HARMLESS = (".log", ".lock")

@@ -11,7 +11,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,6 @@ from engine.job_folder import JobFolder, check_folder, create_job, open_job, out
 from engine.job_lock import JobLock
 from engine.protocol import CANCELLED, Event, Failed, JobRequest, Preview, Progress, Proxy, Result, Warn
 from engine.training.control import Control
-from engine.version import ENGINE_VERSION
 
 if TYPE_CHECKING:
     import torch
@@ -35,9 +34,6 @@ logger = logging.getLogger(__name__)
 EmitFn = Callable[[Event], None]
 # Progress lines a second; a reader of a fast run must not drown in them.
 PROGRESS_EVERY_S = 0.1
-# Views by which the isovalue is chosen and the mesh is judged.
-SILHOUETTE_VIEWS = 12
-SILHOUETTE_PX = 96
 # How long the mesh and the files take, guessed until they are done; only for the shown time left.
 MESH_GUESS_S = 12.0
 
@@ -259,14 +255,9 @@ def _train(run: _Run, trainer: Trainer) -> None:
 
 
 def _mesh(run: _Run, trainer: Trainer) -> MeshResult:
-    import torch
-
-    from engine.meshing.mesh_stage import make_mesh
-    from engine.scene.sampling import survey_cameras
+    from engine.extraction import extract_mesh
 
     start = time.monotonic()
-    cameras = survey_cameras(SILHOUETTE_VIEWS)
-    field = trainer.ema.module
 
     def report(phase: str, fraction: float) -> None:
         run.stop_if_cancelled()
@@ -274,23 +265,15 @@ def _mesh(run: _Run, trainer: Trainer) -> MeshResult:
         left = max(0.0, MESH_GUESS_S * (1 - fraction))
         run.progress("mesh" if phase in ("surface", "simplify") else "texture", done, 100, 0.0, left, phase)
 
-    with torch.no_grad(), field.frozen():
-        opacity = trainer.picture(cameras, SILHOUETTE_PX, SILHOUETTE_PX).opacity.cpu()
-        mesh = make_mesh(
-            field.density,
-            lambda positions: field(positions)[1],
-            opacity,
-            cameras,
-            run.folder.config.mesh,
-            report=report,
-            device=trainer.device,
-        )
+    mesh = extract_mesh(trainer.trained, run.folder.config.mesh, report)
     run.seconds["mesh"] = time.monotonic() - start
     return mesh
 
 
 def _export(run: _Run, trainer: Trainer, mesh: MeshResult, device: torch.device) -> None:
-    from engine.result_files import peak_memory_bytes, versions, write_result_files
+    from engine.field_pictures import write_wanted_pictures
+    from engine.result_files import write_result_files
+    from engine.result_info import result_info
 
     start = time.monotonic()
     folder = run.folder
@@ -298,46 +281,13 @@ def _export(run: _Run, trainer: Trainer, mesh: MeshResult, device: torch.device)
     folder.partial_result.mkdir()
     write_result_files(folder.partial_result, mesh, folder.config.output, slug, lambda done, of: run.progress("export", done, of))
     run.stop_if_cancelled()
+    write_wanted_pictures(folder.partial_result, trainer.trained, folder.config.output, lambda _done, _of: run.stop_if_cancelled())
     run.seconds["export"] = time.monotonic() - start
     run.seconds["total"] = time.monotonic() - run.started
-    info = {
-        "format": 1,
-        "engine": ENGINE_VERSION,
-        "slug": slug,
-        **{name: asdict(folder.request)[name] for name in ("prompt", "negative", "model", "preset", "seed")},
-        **_model_info(folder),
-        "request": asdict(folder.request),
-        "config": _job_json(folder)["config"],
-        "versions": versions(),
-        "device": str(device),
-        "steps_done": trainer.step,
-        "n_steps": trainer.n_steps,
-        "restarts": trainer.restarts,
-        "finished_early": trainer.step < trainer.n_steps,
-        "stats": {**asdict(mesh.stats), "n_vertices": len(mesh.vertices)},
-        "seconds": {name: round(value, 3) for name, value in run.seconds.items()},
-        "peak_memory_bytes": peak_memory_bytes(),
-    }
+    info = result_info(folder, mesh, device=device, steps_done=trainer.step, restarts=trainer.restarts, seconds=run.seconds)
     write_json(folder.partial_result / "result.json", info)
     folder.partial_result.rename(folder.result)
     run.progress("export", 1, 1, 0.0, 0.0)
-
-
-def _model_info(folder: JobFolder) -> dict[str, Any]:
-    """What an object made with the model must tell about it."""
-    from engine.guidance.model_table import find_model
-    from engine.training.teacher import make_guidance
-
-    model = find_model(folder.request.model)
-    config, n_steps = folder.config.guidance, folder.config.training.n_steps
-    scale = getattr(make_guidance(config, n_steps, n_steps), "guidance_scale", 0.0)  # a scheduled one: how it ended
-    return {"model_title": model.title, "model_licence": model.licence, "guidance": config.method, "guidance_scale": scale}
-
-
-def _job_json(folder: JobFolder) -> dict[str, Any]:
-    from engine.config import config_to_json
-
-    return {"config": config_to_json(folder.config)}
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -16,7 +16,7 @@ from engine.config import JobConfig
 from engine.errors import UserError
 from engine.fields.field import RadianceField, make_field
 from engine.rendering.occupancy import OccupancyGrid
-from engine.rendering.render import PlainImages, RenderOutput, render, render_image, step_size_for
+from engine.rendering.render import PlainImages, RenderOutput, render, step_size_for
 from engine.scene.cameras import Cameras, camera_rays
 from engine.scene.sampling import sample_cameras, sample_lights
 from engine.schedule import scheduled
@@ -26,6 +26,7 @@ from engine.training.collapse import diverged_error
 from engine.training.ema import Ema
 from engine.training.losses import entropy_loss, is_finite, opacity_loss, orientation_loss, smoothness_loss, tv_loss
 from engine.training.reference import KnownView
+from engine.training.trained import TrainedField
 
 # Enough for a steady gradient, few enough to cost a tenth of a step.
 SMOOTH_PLACES = 8192
@@ -238,19 +239,12 @@ class Trainer:
     @torch.no_grad()
     def picture(self, cameras: Cameras, height: int, width: int, *, shading: str = "albedo") -> PlainImages:
         """The averaged field through `cameras`, over white, the same every time."""
-        background = torch.ones(len(cameras), 3, device=self.device)
-        return render_image(
-            self.ema.module,
-            cameras.to(self.device),
-            height,
-            width,
-            self.occupancy,
-            step_size=self.step_size / 2,
-            background=background,
-            shading=shading,
-            ambient_ratio=1.0,
-            light_direction=None,
-        )
+        return self.trained.picture(cameras, height, width, shading=shading)
+
+    @property
+    def trained(self) -> TrainedField:
+        """What there is to look at by now; it changes with the next step."""
+        return TrainedField(self.ema.module, self.occupancy, self.step_size / 2)
 
     def checkpoint(self) -> Checkpoint:
         """All that the next step depends on."""
