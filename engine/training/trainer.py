@@ -15,6 +15,7 @@ from torch import Tensor
 from engine.config import JobConfig
 from engine.errors import UserError
 from engine.fields.field import RadianceField, make_field
+from engine.rendering.march import box_share
 from engine.rendering.occupancy import OccupancyGrid
 from engine.rendering.render import PlainImages, RenderOutput, render, step_size_for
 from engine.scene.cameras import Cameras, camera_rays
@@ -52,11 +53,15 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], float], torch.optim.Optimi
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step saw. Values stay on the device until somebody looks."""
+    """What a step saw, as scalars. Values stay on the device until somebody looks.
+
+    box_opacity: mean opacity of the views as a share of what the whole box would cover. largest_density: per world unit.
+    """
 
     loss: Tensor
     guidance_loss: Tensor
-    mean_opacity: Tensor
+    box_opacity: Tensor
+    largest_density: Tensor
 
 
 class Trainer:
@@ -140,7 +145,10 @@ class Trainer:
         self.optimizer.step()
         self.ema.update(self.field, self.step)
         self.step += 1
-        return StepReport(loss.detach(), guidance_loss.detach(), out.opacity.detach().mean())
+        box_opacity = out.opacity.detach().mean() / box_share(cameras).clamp(min=1e-6)
+        densities = out.densities.detach()
+        largest = densities.max() if len(densities) else densities.new_zeros(())
+        return StepReport(loss.detach(), guidance_loss.detach(), box_opacity, largest)
 
     @property
     def step_size(self) -> float:
@@ -234,7 +242,7 @@ class Trainer:
             gradients = [p.grad for p in self.field.parameters() if p.grad is not None]
             total = torch.stack(list(torch._foreach_norm(gradients))).sum() if gradients else loss
             if not is_finite(loss, total):
-                raise diverged_error("the gradient", self.step, None)
+                raise diverged_error("the gradient", self.step)
 
     @torch.no_grad()
     def picture(self, cameras: Cameras, height: int, width: int, *, shading: str = "albedo") -> PlainImages:
