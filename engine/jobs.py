@@ -153,9 +153,12 @@ def _check_model(request: JobRequest) -> list[str]:
     """Whether the model is there and knows the prompt's thing; reads small files only. Returns warnings. Raises UserError."""
     from engine.guidance.model_table import find_model, free_prompt_models, model_folder
     from engine.guidance.vocabulary import check_prompt
+    from engine.model_store import layout
 
     model = find_model(request.model)
-    model_folder(model)
+    folder = model_folder(model)
+    if Path(model.path).is_absolute():  # a folder of the user's, which nobody has looked at yet
+        layout.check_folder(folder)
     vocabulary = model.load_vocabulary()
     if vocabulary is None:
         return []
