@@ -1,4 +1,4 @@
-"""The command line: python -m engine generate | texture | refine | sample | serve | models | options | doctor. The only place that prints.
+"""The command line: python -m engine, then one of the commands that its --help lists. The only place that prints.
 
 Exit codes: 0 done, 1 a fault of the engine, 2 something the user can mend (one sentence and the fix on stderr), 130 cancelled.
 """
@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a fault of the engine, 2 something the user can mend (one 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -14,12 +15,13 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from engine.config import PRESETS, Option, options
+from engine.after_training import LATE_GROUPS, export_job, render_job
+from engine.config import PICTURE_KINDS, PRESETS, Option, options
 from engine.errors import UserError
 from engine.job_folder import slug_of
 from engine.picture_flags import picture_fields
@@ -130,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--parent-pid", type=int, default=0, help="end when this process ends")
 
     _add_sample_parser(commands)
+    _add_late_parsers(commands)
     _add_models_parser(commands)
 
     option_list = commands.add_parser("options", help="every setting with its values in each preset", allow_abbrev=False)
@@ -186,6 +189,26 @@ def _sample(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(paths))
     return 0
+
+
+def _add_late_parsers(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    render = commands.add_parser("render", help="videos and six views of a job's last checkpoint", allow_abbrev=False)
+    render.set_defaults(run=_render)
+    render.add_argument("--kinds", default=",".join(PICTURE_KINDS), help="what they show, with commas between (default: %(default)s)")
+    render.add_argument("--frames", default=None, help="frames of a turn, 0 makes no videos (default: the job's)")
+    render.add_argument("--size", default=None, help="width and height in pixels (default: the job's turntable)")
+
+    export = commands.add_parser("export", help="a job's mesh again with other settings, without training", allow_abbrev=False)
+    export.set_defaults(run=_export)
+    for option in options().values():
+        if option.group in LATE_GROUPS:
+            export.add_argument(option.flag, dest=option.key, default=None, metavar=_metavar(option), help=option.help.replace("%", "%%"))
+
+    for parser in (render, export):
+        parser.add_argument("job", help="folder of the job")
+        parser.add_argument("--out", default=None, help="new folder (default: the next number in the job's renders or exports)")
+        parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+        parser.add_argument("--json", action="store_true", help="print JSON lines; the last one is done or failed")
 
 
 def _add_models_parser(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
@@ -348,11 +371,57 @@ def _run_with_terminal(request: JobRequest | None, out_dir: Path, *, resume: boo
         bar.close()
 
 
-def _whole_number(text: str) -> int:
+def _whole_number(text: str, name: str = "seed", example: int = 0) -> int:
     try:
         return int(text)
     except ValueError:
-        raise UserError(f"seed is {text!r}, but must be a whole number.", "Use --seed 0.", "option") from None
+        raise UserError(f"{name} is {text!r}, but must be a whole number.", f"Use --{name} {example}.", "option") from None
+
+
+def _render(arguments: argparse.Namespace) -> int:
+    job, out = Path(arguments.job), None if arguments.out is None else Path(arguments.out)
+    kinds = [word.strip() for word in arguments.kinds.split(",")]
+    if unknown := [word for word in kinds if word not in PICTURE_KINDS]:
+        raise UserError(
+            f"kinds holds {unknown[0]!r}, but knows {', '.join(PICTURE_KINDS)}.", "Leave --kinds out for all of them.", "option"
+        )
+    n_frames = None if arguments.frames is None else _whole_number(arguments.frames, "frames", 36)
+    size = None if arguments.size is None else _whole_number(arguments.size, "size", 512)
+    with _late_report(arguments.json) as (report, done):
+        done(render_job(job, out, kinds=kinds, n_frames=n_frames, size=size, device=arguments.device, report=report))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    job, out = Path(arguments.job), None if arguments.out is None else Path(arguments.out)
+    settings = {key: getattr(arguments, key) for key in options() if getattr(arguments, key, None) is not None}
+    with _late_report(arguments.json) as (report, done):
+        done(export_job(job, out, settings, device=arguments.device, report=report))
+    return 0
+
+
+@contextlib.contextmanager
+def _late_report(as_json: bool) -> Iterator[tuple[Callable[[str, int, int], None], Callable[[Path], None]]]:
+    """What to call with progress, and with the folder at the end."""
+    bar = ProgressBar(sys.stderr)
+
+    def report(phase: str, step: int, of: int) -> None:
+        if as_json:
+            _print_json({"type": "progress", "phase": phase, "step": step, "of": of})
+        else:
+            bar.show(Progress(job="", phase=phase, step=step, of=of))
+
+    def done(folder: Path) -> None:
+        bar.close()
+        if as_json:
+            _print_json({"type": "done", "folder": str(folder)})
+        else:
+            print(folder)
+
+    try:
+        yield report, done
+    finally:
+        bar.close()
 
 
 def _serve(arguments: argparse.Namespace) -> int:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 # CLIP's text encoders read 77 tokens, about 300 letters; beyond a few lines nothing is read and something else is meant.
 MAX_PROMPT_LETTERS = 1000
+# What a picture of a trained field can show.
+PICTURE_KINDS = ("color", "depth", "normals", "textureless")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +55,10 @@ class OutputConfig:
     0 makes none. 0..1000000."""
     formats: str = "glb"
     """Further mesh files, with commas between: glb, obj, ply."""
+    field_videos: str = ""
+    """Turning videos of the trained field, with commas between: color, depth, normals, textureless."""
+    six_views: bool = False
+    """Pictures of the trained field from the front, both sides, the back, above and below."""
 
     def __post_init__(self) -> None:
         check_range("output.turntable-frames", self.turntable_frames, 0, 720)
@@ -62,8 +68,29 @@ class OutputConfig:
             if word not in ("glb", "obj", "ply"):
                 raise UserError(f"output.formats holds {word!r}, but knows glb, obj and ply.", "Use --output.formats glb,obj.", "option")
 
+        for word in self.field_video_list():
+            if word not in PICTURE_KINDS:
+                raise UserError(
+                    f"output.field-videos holds {word!r}, but knows {', '.join(PICTURE_KINDS)}.",
+                    "Use --output.field-videos depth,normals.",
+                    "option",
+                )
+        if self.field_video_list() and not self.turntable_frames:
+            raise UserError(
+                "output.field-videos asks for turning videos, but output.turntable-frames is 0.",
+                "Use --output.turntable-frames 36, or leave --output.field-videos out.",
+                "option",
+            )
+
+    def field_video_list(self) -> tuple[str, ...]:
+        return _words(self.field_videos)
+
     def format_list(self) -> tuple[str, ...]:
-        return tuple(word.strip() for word in self.formats.split(",") if word.strip())
+        return _words(self.formats)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,7 +40,7 @@ FORMAT = 1
 MIN_FREE_BYTES = 200 << 20
 OURS = (
     "job.json", "events.jsonl", "checkpoints", "previews", "reference.png", "source.npz", "result",
-    "result.partial", "error.log", "engine.log", LOCK_NAME,
+    "result.partial", "renders", "exports", "error.log", "engine.log", LOCK_NAME,
 )  # fmt: skip
 # Further pictures and their maps go by a number.
 OUR_PICTURES = re.compile(r"reference(-\d+)?(-depth|-normal)?\.png")

@@ -11,9 +11,9 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.config import JobConfig, check_request
 from engine.continuation import find_start
@@ -22,9 +22,8 @@ from engine.job_folder import JobFolder, check_folder, create_job, open_job, out
 from engine.job_lock import JobLock
 from engine.model_fit import check_fit
 from engine.protocol import CANCELLED, Event, Failed, JobRequest, Plan, Preview, Progress, Proxy, Result, Warn
-from engine.stages import find_source, source_info
+from engine.stages import find_source
 from engine.training.control import Control
-from engine.version import ENGINE_VERSION
 
 if TYPE_CHECKING:
     import torch
@@ -160,9 +159,12 @@ def check_model(request: JobRequest, config: JobConfig) -> list[str]:
     """
     from engine.guidance.model_table import find_model, free_prompt_models, model_folder
     from engine.guidance.vocabulary import check_prompt
+    from engine.model_store import layout
 
     model = find_model(request.model)
-    model_folder(model)
+    folder = model_folder(model)
+    if Path(model.path).is_absolute():  # a folder of the user's, which nobody has looked at yet
+        layout.check_folder(folder)
     check_fit(model, request, config)
     vocabulary = model.load_vocabulary()
     if vocabulary is None:
@@ -306,7 +308,10 @@ def _mesh(run: _Run, trainer: AnyTrainer) -> MeshResult:
 
 
 def _export(run: _Run, trainer: AnyTrainer, mesh: MeshResult, device: torch.device) -> None:
-    from engine.result_files import peak_memory_bytes, versions, write_result_files
+    from engine.field_pictures import write_wanted_pictures
+    from engine.result_files import write_result_files
+    from engine.result_info import result_info
+    from engine.training.trainer import Trainer
 
     start = time.monotonic()
     folder = run.folder
@@ -314,57 +319,14 @@ def _export(run: _Run, trainer: AnyTrainer, mesh: MeshResult, device: torch.devi
     folder.partial_result.mkdir()
     write_result_files(folder.partial_result, mesh, folder.config.output, slug, lambda done, of: run.progress("export", done, of))
     run.stop_if_cancelled()
+    if isinstance(trainer, Trainer):
+        write_wanted_pictures(folder.partial_result, trainer.trained, folder.config.output, lambda _done, _of: run.stop_if_cancelled())
     run.seconds["export"] = time.monotonic() - start
     run.seconds["total"] = time.monotonic() - run.started
-    info = {
-        "format": 1,
-        "engine": ENGINE_VERSION,
-        "slug": slug,
-        **{name: asdict(folder.request)[name] for name in ("prompt", "negative", "model", "preset", "seed")},
-        **_model_info(folder),
-        "request": asdict(folder.request),
-        "config": _job_json(folder)["config"],
-        "versions": versions(),
-        "device": str(device),
-        "steps_done": trainer.step,
-        "n_steps": trainer.n_steps,
-        "restarts": trainer.restarts,
-        **source_info(folder),
-        "finished_early": trainer.step < trainer.n_steps,
-        "stats": {**asdict(mesh.stats), "n_vertices": len(mesh.vertices)},
-        "seconds": {name: round(value, 3) for name, value in run.seconds.items()},
-        "peak_memory_bytes": peak_memory_bytes(),
-    }
+    info = result_info(folder, mesh, device=device, steps_done=trainer.step, restarts=trainer.restarts, seconds=run.seconds)
     write_json(folder.partial_result / "result.json", info)
     folder.partial_result.rename(folder.result)
     run.progress("export", 1, 1, 0.0, 0.0)
-
-
-def _model_info(folder: JobFolder) -> dict[str, Any]:
-    """What an object made with the model must tell about it."""
-    from engine.guidance.model_table import find_model
-    from engine.scene.baked_light import baked_light
-    from engine.training.teacher import make_guidance
-
-    model = find_model(folder.request.model)
-    config, n_steps = folder.config.guidance, folder.config.training.n_steps
-    scale = getattr(make_guidance(config, n_steps, n_steps), "guidance_scale", 0.0)  # a scheduled one: how it ended
-    light = baked_light(
-        folder.config.light, knows_unlit="albedo" in model.shading_words, has_reference=bool(folder.request.reference_image)
-    )
-    return {
-        "model_title": model.title,
-        "model_licence": model.licence,
-        "guidance": config.method,
-        "guidance_scale": scale,
-        "baked_light": light,
-    }
-
-
-def _job_json(folder: JobFolder) -> dict[str, Any]:
-    from engine.config import config_to_json
-
-    return {"config": config_to_json(folder.config)}
 
 
 def _is_out_of_memory(error: Exception) -> bool:

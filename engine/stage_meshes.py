@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from engine.errors import UserError
+from engine.extraction import SILHOUETTE_PX, SILHOUETTE_VIEWS, extract_mesh
 from engine.job_folder import JobFolder
 from engine.meshing.bake import AlbedoFn, bake_albedo
 from engine.meshing.cleanup import open_edges, pieces, solid_pieces
-from engine.meshing.mesh_stage import CutSurface, MeshResult, MeshStats, ReportFn, make_mesh, textured_mesh
+from engine.meshing.mesh_stage import CutSurface, MeshResult, MeshStats, ReportFn, textured_mesh
 from engine.meshing.raster import silhouettes
 from engine.meshing.source_mesh import SourceMesh
 from engine.meshing.unwrap import overlap_pixels, unwrap, uv_overlap
@@ -21,39 +22,18 @@ from engine.training.surface_model import albedo_of
 from engine.training.surface_trainer import SurfaceTrainer
 from engine.training.trainer import Trainer
 
-# Views by which the isovalue is chosen and the mesh is judged.
-SILHOUETTE_VIEWS = 12
-SILHOUETTE_PX = 96
 # A UV map of which more than this part is used twice (mirrored or tiled) cannot hold a texture of its own.
 MAX_OVERLAP = 0.005
 
 
 def result_mesh(trainer: AnyTrainer, folder: JobFolder, report: ReportFn) -> MeshResult:
     """Of the averaged parameters. `report` may raise to cancel. Raises UserError."""
-    with torch.no_grad(), _field(trainer).frozen():
-        if isinstance(trainer, Trainer):
-            return _of_field(trainer, report)
+    if isinstance(trainer, Trainer):
+        return extract_mesh(trainer.trained, trainer.config.mesh, report)
+    with torch.no_grad(), trainer.ema.module.colors.frozen():
         if trainer.model.shape_parameters():
             return _of_moved_surface(trainer, report)
         return _of_fixed_surface(trainer, SourceMesh.load(folder.source), report)
-
-
-def _field(trainer: AnyTrainer):  # type: ignore[no-untyped-def]
-    return trainer.ema.module if isinstance(trainer, Trainer) else trainer.ema.module.colors
-
-
-def _of_field(trainer: Trainer, report: ReportFn) -> MeshResult:
-    cameras, field = survey_cameras(SILHOUETTE_VIEWS), trainer.ema.module
-    opacity = trainer.picture(cameras, SILHOUETTE_PX, SILHOUETTE_PX).opacity.cpu()
-    return make_mesh(
-        field.density,
-        lambda positions: field(positions)[1],
-        opacity,
-        cameras,
-        trainer.config.mesh,
-        report=report,
-        device=trainer.device,
-    )
 
 
 def _albedo_fn(trainer: SurfaceTrainer) -> AlbedoFn:

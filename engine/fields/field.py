@@ -55,7 +55,9 @@ class RadianceField(nn.Module):
         if config.hidden_width > 0:
             self.decoder = make_network(self.encoding.n_features, config.hidden_width, config.hidden_layers, 4, generator)
             if isinstance(self.encoding, FrequencyEncoding):  # a grid starts near zero by itself, waves do not
-                self.decoder[-1].weight.data.mul_(_QUIET)
+                with torch.no_grad():
+                    for parameter in self.decoder[-1].parameters():
+                        parameter.mul_(_QUIET)
         elif not isinstance(self.encoding, DenseGrid):
             self.decoder = make_linear(self.encoding.n_features, 4, generator)
         self.background_network = DirectionNetwork(generator)

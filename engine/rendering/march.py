@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cuda_ext import ops
 from engine.rendering.occupancy import OccupancyGrid
+from engine.scene.cameras import Cameras, camera_rays
 
 
 class PackedSamples(NamedTuple):
@@ -35,6 +36,13 @@ def intersect_box(rays_o: Tensor, rays_d: Tensor, aabb: Tensor) -> tuple[Tensor,
     t_low, t_high = (aabb[0] - rays_o) / safe, (aabb[1] - rays_o) / safe
     t_near = torch.minimum(t_low, t_high).amax(dim=-1).clamp(min=0.0)
     return t_near, torch.maximum(t_low, t_high).amin(dim=-1)
+
+
+def box_share(cameras: Cameras, size: int = 16) -> Tensor:
+    """How much of the cameras' pictures the box [-1, 1]^3 covers, a scalar 0..1, by `size` x `size` rays each."""
+    rays_o, rays_d = camera_rays(cameras, size, size)
+    t_near, t_far = intersect_box(rays_o, rays_d, rays_o.new_tensor([[-1.0] * 3, [1.0] * 3]))
+    return (t_far > t_near).to(rays_o.dtype).mean()
 
 
 def pack(ray_indices: Tensor, n_rays: int) -> Tensor:

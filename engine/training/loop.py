@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engine.config import JobConfig
-from engine.training.collapse import DivergedError, collapse_of, collapsed_error
+from engine.training.collapse import CollapseWatch, DivergedError, collapsed_error
 from engine.training.control import Control
 from engine.training.trainer import StepReport
 
@@ -55,6 +55,7 @@ def train(trainer: Trainable, control: Control, hooks: Hooks, *, seed: int = 0) 
     """Train until the last step, `control.finish` or `control.cancel`. Raises CancelledError, UserError."""
     cfg = trainer.config.training
     pace = Pace(trainer)
+    watch = CollapseWatch(trainer.n_steps)
     last_checkpoint = time.monotonic()
     while trainer.step < trainer.n_steps and not control.finishing:
         if control.cancelled:
@@ -69,15 +70,16 @@ def train(trainer: Trainable, control: Control, hooks: Hooks, *, seed: int = 0) 
         pace.start()
         try:
             report = trainer.train_step()
-            collapse = ""
-            if trainer.step % cfg.check_every == 0:
-                collapse = collapse_of(report.mean_opacity.item(), trainer.step, trainer.n_steps)  # waits for the GPU
+            watch.see(trainer.step, report.box_opacity, report.largest_density)
+            fault = _collapse(trainer, watch, seed) if trainer.step % cfg.check_every == 0 else ""
         except DivergedError as error:
             if trainer.restarts >= cfg.restarts:
                 raise
-            collapse = error.text
-        if collapse:
-            _restart(trainer, collapse, hooks, seed)
+            fault = error.text
+        if fault:
+            hooks.warn(f"{fault} Starting again with gentler settings.")
+            trainer.restart(fault)
+            watch = CollapseWatch(trainer.n_steps)
             continue
         pace.stop()
         hooks.progress(trainer.step, trainer.n_steps, pace.seconds_per_step, pace.eta_s())
@@ -90,11 +92,12 @@ def train(trainer: Trainable, control: Control, hooks: Hooks, *, seed: int = 0) 
         raise CancelledError
 
 
-def _restart(trainer: Trainable, collapse: str, hooks: Hooks, seed: int) -> None:
-    if trainer.restarts >= trainer.config.training.restarts:
-        raise collapsed_error(collapse, trainer.step, seed)
-    hooks.warn(f"The object came out {collapse} (step {trainer.step}). Starting again with gentler settings.")
-    trainer.restart(collapse)
+def _collapse(trainer: Trainable, watch: CollapseWatch, seed: int) -> str:
+    """What is wrong, as a sentence; "" if nothing is. Raises UserError if no attempt is left."""
+    what = watch.verdict()
+    if what and trainer.restarts >= trainer.config.training.restarts:
+        raise collapsed_error(what, trainer.step, seed)
+    return f"The object came out {what} (step {trainer.step})." if what else ""
 
 
 class Pace:

@@ -16,6 +16,7 @@ from engine.config import JobConfig
 from engine.errors import UserError
 from engine.meshing.cleanup import solid_pieces
 from engine.meshing.rough_shape import RoughShape
+from engine.rendering.march import box_share
 from engine.rendering.render import PlainImages
 from engine.scene.cameras import Cameras
 from engine.scene.sampling import sample_cameras, sample_lights
@@ -27,7 +28,7 @@ from engine.training.losses import is_finite, smoothness_loss
 from engine.training.surface_losses import laplacian_loss, normal_consistency_loss
 from engine.training.surface_model import SurfaceModel, albedo_of
 from engine.training.surface_render import render_surface
-from engine.training.trainer import GENTLER_RATE, OPTIMIZERS, SMOOTH_PLACES, StepReport, Teacher
+from engine.training.trainer import GENTLER_RATE, OPTIMIZERS, SMOOTH_PLACES, LearningTeacher, StepReport, Teacher
 
 MakeModel = Callable[[torch.Generator], SurfaceModel]
 """Builds the model as it is before the first step."""
@@ -126,7 +127,8 @@ class SurfaceTrainer:
         self.optimizer.step()
         self.ema.update(self.model, self.step)
         self.step += 1
-        return StepReport(loss.detach(), guidance_loss.detach(), out.opacity.detach().mean())
+        box_opacity = out.opacity.detach().mean() / box_share(cameras).clamp(min=1e-6)
+        return StepReport(loss.detach(), guidance_loss.detach(), box_opacity, torch.zeros(()))  # a surface has no density
 
     def _set_levels(self) -> None:
         level = self.at(self.config.training.max_level)

@@ -15,8 +15,9 @@ from torch import Tensor
 from engine.config import JobConfig
 from engine.errors import UserError
 from engine.fields.field import RadianceField, make_field
+from engine.rendering.march import box_share
 from engine.rendering.occupancy import OccupancyGrid
-from engine.rendering.render import PlainImages, RenderOutput, render, render_image, step_size_for
+from engine.rendering.render import PlainImages, RenderOutput, render, step_size_for
 from engine.scene.cameras import Cameras, camera_rays
 from engine.scene.sampling import sample_cameras, sample_lights
 from engine.schedule import scheduled
@@ -26,6 +27,7 @@ from engine.training.collapse import diverged_error
 from engine.training.ema import Ema
 from engine.training.losses import entropy_loss, is_finite, opacity_loss, orientation_loss, smoothness_loss, tv_loss
 from engine.training.reference import KnownView
+from engine.training.trained import TrainedField
 
 # Enough for a steady gradient, few enough to cost a tenth of a step.
 SMOOTH_PLACES = 8192
@@ -65,11 +67,15 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], float], torch.optim.Optimi
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step saw. Values stay on the device until somebody looks."""
+    """What a step saw, as scalars. Values stay on the device until somebody looks.
+
+    box_opacity: mean opacity of the views as a share of what the whole box would cover. largest_density: per world unit.
+    """
 
     loss: Tensor
     guidance_loss: Tensor
-    mean_opacity: Tensor
+    box_opacity: Tensor
+    largest_density: Tensor
 
 
 class Trainer:
@@ -161,7 +167,10 @@ class Trainer:
         self.optimizer.step()
         self.ema.update(self.field, self.step)
         self.step += 1
-        return StepReport(loss.detach(), guidance_loss.detach(), out.opacity.detach().mean())
+        box_opacity = out.opacity.detach().mean() / box_share(cameras).clamp(min=1e-6)
+        densities = out.densities.detach()
+        largest = densities.max() if len(densities) else densities.new_zeros(())
+        return StepReport(loss.detach(), guidance_loss.detach(), box_opacity, largest)
 
     @property
     def step_size(self) -> float:
@@ -272,24 +281,17 @@ class Trainer:
             gradients = [p.grad for p in self.field.parameters() if p.grad is not None]
             total = torch.stack(list(torch._foreach_norm(gradients))).sum() if gradients else loss
             if not is_finite(loss, total):
-                raise diverged_error("the gradient", self.step, None)
+                raise diverged_error("the gradient", self.step)
 
     @torch.no_grad()
     def picture(self, cameras: Cameras, height: int, width: int, *, shading: str = "albedo") -> PlainImages:
         """The averaged field through `cameras`, over white, the same every time."""
-        background = torch.ones(len(cameras), 3, device=self.device)
-        return render_image(
-            self.ema.module,
-            cameras.to(self.device),
-            height,
-            width,
-            self.occupancy,
-            step_size=self.step_size / 2,
-            background=background,
-            shading=shading,
-            ambient_ratio=1.0,
-            light_direction=None,
-        )
+        return self.trained.picture(cameras, height, width, shading=shading)
+
+    @property
+    def trained(self) -> TrainedField:
+        """What there is to look at by now; it changes with the next step."""
+        return TrainedField(self.ema.module, self.occupancy, self.step_size / 2)
 
     def checkpoint(self) -> Checkpoint:
         """All that the next step depends on."""

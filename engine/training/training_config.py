@@ -158,7 +158,7 @@ class TrainingConfig:
     ema_decay: float = 0.95
     """How slowly the averaged field that previews and the mesh use follows the trained one. 0..0.9999."""
     check_every: int = 25
-    """Steps between two looks for NaN and collapse. 1..10000."""
+    """Steps between two looks for NaN and collapse. 1..25."""
     checkpoint_every_s: float = 20.0
     """Seconds between two checkpoints; the last two are kept. 1..86400."""
     preview_every_s: float = 5.0
@@ -173,7 +173,7 @@ class TrainingConfig:
         check_scheduled("training.batch-size", self.batch_size, 1, 64)
         check_scheduled("training.max-level", self.max_level, 0, 1)
         check_range("training.ema-decay", self.ema_decay, 0, 0.9999)
-        check_range("training.check-every", self.check_every, 1, 10000)
+        check_range("training.check-every", self.check_every, 1, 25)
         check_range("training.checkpoint-every-s", self.checkpoint_every_s, 1, 86400)
         check_range("training.preview-every-s", self.preview_every_s, 0, 86400)
         check_range("training.preview-size-px", self.preview_size_px, 32, 1024)

@@ -40,6 +40,12 @@ def refused(run, text, folder_stays_away=True):
         (["a mug", "--camera.elevation_deg", "-10,-60"], "camera.elevation-deg is -10,-60"),
         (["a mug", "--guidance.method", "sds", "--guidance.space", "latent"], "has no effect with guidance.method sds"),
         (["a mug", "--resume", "--overwrite"], "exclude each other"),
+        (["a mug", "--field.encoding", "frequency"], "waves need a network that reads them"),
+        (["a mug", "--field.hidden-layers", "2"], "field.hidden-width is 0, so there is no layer at all"),
+        (["a mug", "--light.normal-ratio", "0.6"], "add up to 1.1, but must not exceed 1"),
+        (["a mug", "--render.background", "solid", "--render.gray-background", "true"], "render.background is solid and draws nothing"),
+        (["a mug", "--output.turntable-frames", "0", "--output.field-videos", "depth"], "but output.turntable-frames is 0"),
+        (["a mug", "--output.field-videos", "heat"], "output.field-videos holds 'heat', but knows color, depth"),
         (["a mug", "--resume"], "There is no job in"),
         (["--resume", "--seed", "3"], "so --seed has no effect"),
         (["a mug", "and", "a spoon"], "There is no option 'and'"),
@@ -65,13 +71,41 @@ def test_a_model_that_is_not_installed_says_how_to_get_it(generate, monkeypatch,
     refused(generate("a mug", "--model", "sd21-base", small=False), "is not on this machine")
 
 
-def test_a_damaged_model_is_refused_and_leaves_no_result(generate, model, tmp_path):
+def half(broken):
+    """As a download that was broken off leaves it."""
+    path = next((broken / "unet").glob("*.safetensors"))
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def pickled(broken):
+    next((broken / "unet").glob("*.safetensors")).rename(broken / "unet" / "diffusion_pytorch_model.bin")
+
+
+def with_code(broken):
+    (broken / "vae" / "my_vae.py").write_text("raise SystemExit('it ran')")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (half, "is cut off: it has"),
+        (pickled, "unet holds its weights as a pickle only, which can run code. Get the model with .safetensors files"),
+        (with_code, "vae holds Python code (my_vae.py), so its weights need code that this program never runs. Choose a model"),
+    ],
+)
+def test_a_model_folder_that_is_not_whole_or_not_safe_is_refused_before_anything_is_written(generate, model, tmp_path, change, text):
     broken = tmp_path / "broken"
     shutil.copytree(model, broken)
-    for path in broken.rglob("*.safetensors"):
-        os.truncate(path, path.stat().st_size // 2)
-    run = generate("a mug", "--model", str(broken), small=False)
-    refused(run, "cannot be loaded", folder_stays_away=False)
+    change(broken)
+    refused(generate("a mug", "--model", str(broken), small=False), text)
+
+
+def test_a_shipped_or_fetched_model_that_got_damaged_is_a_sentence_too(generate, model, tmp_path, monkeypatch):
+    root = tmp_path / "models"
+    shutil.copytree(model, root / "sd21-base")
+    half(root / "sd21-base")
+    monkeypatch.setenv("DREAMFUSION_MODELS", str(root))
+    refused(generate("a mug", "--model", "sd21-base", small=False), "cannot be loaded", folder_stays_away=False)
 
 
 def test_a_gpu_that_is_not_there_is_refused(generate):
@@ -164,6 +198,24 @@ def test_a_checkpoint_that_was_cut_short(generate, started):
     assert not (started / "result").exists()
     path.unlink()
     assert generate("--resume", small=False).code == 0
+
+
+def test_a_checkpoint_of_another_version_or_of_other_settings(generate, started):
+    from safetensors.torch import save_file
+
+    from engine.training.checkpoint import load_checkpoint
+
+    (path,) = (started / "checkpoints").iterdir()
+    checkpoint = load_checkpoint(path)
+    tensors = {f"{part}/{name}": value for part, values in checkpoint.parts.items() for name, value in values.items()}
+    save_file(tensors, str(path), metadata={"dreamfusion": json.dumps(checkpoint.meta | {"format": 99})})
+    run = generate("--resume", small=False)
+    assert run.code == 2 and "is of another version of the engine. Delete it to start this job again" in run.err
+    tensors["field/encoding.levels.0"] = tensors["field/encoding.levels.0"][:2].clone()
+    save_file(tensors, str(path), metadata={"dreamfusion": json.dumps(checkpoint.meta)})
+    run = generate("--resume", small=False)
+    assert run.code == 2 and "does not fit this job's settings. Start again in another folder." in run.err
+    assert not (started / "result").exists()
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"request": 3}', '{"request": {"prompt": "x"}, "config": {"nonsense": {}}}'])

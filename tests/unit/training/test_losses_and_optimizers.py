@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from engine.training.adan import Adan
-from engine.training.collapse import collapse_of
 from engine.training.ema import Ema
 from engine.training.losses import entropy_loss, opacity_loss, orientation_loss, smoothness_loss, tv_loss
 
@@ -120,11 +119,3 @@ def test_ema_has_no_gradient_and_copies_buffers():
     assert torch.equal(ema.module.running_mean, module.running_mean)
     assert not any(p.requires_grad for p in ema.module.parameters())
     assert all(p.requires_grad for p in module.parameters())
-
-
-def test_collapse_is_judged_after_the_first_part_of_a_run():
-    assert collapse_of(0.0, 5, 100) == ""
-    assert collapse_of(0.0, 50, 100) == "empty"
-    assert collapse_of(0.99, 50, 100) == "full"
-    assert collapse_of(0.3, 50, 100) == ""
-    assert collapse_of(0.02, 50, 100) == "", "a sword is thin"
