@@ -156,7 +156,7 @@ def _add_sample_parser(commands: argparse._SubParsersAction) -> None:  # type: i
     )
     sample.add_argument("--number", type=int, default=4, help="how many pictures (default: 4)")
     sample.add_argument("--steps", type=int, default=30, help="denoising steps (default: 30)")
-    sample.add_argument("--guidance-scale", type=float, default=7.5, help="strength of the prompt (default: 7.5)")
+    sample.add_argument("--guidance-scale", type=float, default=None, help="strength of the prompt (default: 7.5, toybox 3)")
     sample.add_argument("--height", type=int, default=0, help="pixels (default: the model's)")
     sample.add_argument("--width", type=int, default=0, help="pixels (default: the model's)")
     sample.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures on the same machine (default: 0)")

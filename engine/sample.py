@@ -28,6 +28,7 @@ class SampleRequest:
     Attributes:
         model: id of the model table, or a folder.
         view: a view of `engine.scene.view_weights.VIEWS`, whose words the prompt then has as in a job; "none" leaves it alone.
+        guidance_scale: strength of the prompt; None takes 7.5, and 3 for a model with a vocabulary (Toybox), whose colors flood above that.
         height, width: pixels; 0 takes the model's.
         control_net, control_image: folder of a ControlNet, and the picture of depth or normals that it holds the drawing to; "": none.
         control_scale: how strongly. 0..2.
@@ -40,7 +41,7 @@ class SampleRequest:
     view: str = "front"
     number: int = 4
     steps: int = 30
-    guidance_scale: float = 7.5
+    guidance_scale: float | None = None
     height: int = 0
     width: int = 0
     seed: int = 0
@@ -88,6 +89,7 @@ def draw_samples(request: SampleRequest, out: Path, warn: Callable[[str], None])
     embeds = denoiser.embed([compose_prompt(request.prompt, light, words), request.negative.strip()])
     denoiser.drop_text_encoder()
     prompt = PromptEmbeds(embeds[:1], embeds[1:])
+    scale = request.guidance_scale if request.guidance_scale is not None else 7.5 if model.takes_free_prompts else 3.0
     generator = torch.Generator().manual_seed(request.seed)
     paths = []
     for i in range(request.number):
@@ -95,7 +97,7 @@ def draw_samples(request: SampleRequest, out: Path, warn: Callable[[str], None])
             denoiser,
             prompt,
             n_steps=request.steps,
-            guidance_scale=request.guidance_scale,
+            guidance_scale=scale,
             generator=generator,
             height_px=request.height,
             width_px=request.width,
@@ -115,7 +117,8 @@ def _checked(request: SampleRequest) -> DenoiserConfig:
         raise UserError("The prompt is empty.", 'Say what to draw, for example "a red mug".', "prompt")
     check_range("number", request.number, 1, 1000)
     check_range("steps", request.steps, 1, 1000)
-    check_range("guidance-scale", request.guidance_scale, 0, 1000)
+    if request.guidance_scale is not None:
+        check_range("guidance-scale", request.guidance_scale, 0, 1000)
     check_range("seed", request.seed, 0, 2**31 - 1)
     for name in ("height", "width"):
         check_range(name, getattr(request, name), 0, MAX_PIXELS)

@@ -66,7 +66,7 @@ class DeepFloyd(Denoiser):
     def _embed_new(self, prompts: list[str]) -> Tensor:
         with loading_errors(self._root):
             tokenizer = self._load_tokenizer()
-            encoder = T5EncoderModel.from_pretrained(
+            encoder: Any = T5EncoderModel.from_pretrained(
                 self._root, subfolder="text_encoder", **weights_of(self._root / "text_encoder", self._dtype)
             )
         encoder = encoder.to(device=self.device).eval().requires_grad_(False)

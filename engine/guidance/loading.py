@@ -40,9 +40,11 @@ def weights_of(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
 @contextmanager
 def loading_errors(root: Path) -> Iterator[None]:
     """What the libraries raise for a folder that they cannot read, as a UserError, code "model"."""
+    from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as hf_logging
 
     hf_logging.disable_progress_bar()  # our own progress is on the terminal; theirs would tear it
+    diffusers_logging.set_verbosity_error()  # its warnings are for programmers: each load praises accelerate
     try:
         yield
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
