@@ -4,7 +4,7 @@
         [--prompts 6] [--seeds 2] [--preset draft] [--at-once 1] [--out scratch/quality] [engine options for all methods]
 
 A method is a name, a colon and the engine options that make it. Prints the table of docs/guidance.md in markdown. Results are
-kept in --out/NAME; runs that are already there are scored again, not repeated.
+kept in --out/NAME; results that are already there are scored again, not repeated.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def outcome_of(prompt: tuple[str, str, str], seed: int, method: Method, out: Pat
     """Run it, or take what is there, and score it."""
     folder = out / method.folder
     folder.mkdir(parents=True, exist_ok=True)
-    run = run_one(*prompt, argparse.Namespace(out=folder, preset=preset), seed, [*extra, *method.options])
+    # Overwrite: what an interrupted benchmark left is no collapse.
+    run = run_one(*prompt, argparse.Namespace(out=folder, preset=preset), seed, [*extra, *method.options, "--overwrite"])
     noun = prompt[1]
     result = folder / f"{noun}-{seed}" / "result"
     if run.score is None:
