@@ -19,7 +19,7 @@ from engine.result_files import TURN_S, VIEW_ELEVATION_DEG, VIEW_FOV_DEG, VIEW_R
 from engine.scene.cameras import Cameras, orbit_cameras
 from engine.training.trained import TrainedField
 
-# Azimuth and elevation in degrees. Straight from above and below, the front edge of the object is at the lower edge.
+# Azimuth and elevation in degrees. From above the object's front is at the lower edge, from below at the upper one.
 SIX_VIEWS = {"front": (0, 0), "left": (90, 0), "back": (180, 0), "right": (-90, 0), "top": (0, 90), "bottom": (0, -90)}
 # The least light of a bare shape: what faces away from the camera keeps its edges.
 AMBIENT_RATIO = 0.25

@@ -16,7 +16,7 @@ from engine.errors import UserError
 # Opacity of training views as a share of what the whole box would cover. A prop has about a sixth to a half; a thin sword some hundredths.
 EMPTY_BELOW = 0.004
 FULL_ABOVE = 0.93
-# Per world unit. Matter that a thousandth of a pixel's depth makes opaque has some 1e5; beyond this nothing is seen but the slope is lost.
+# Per world unit. A hundred is opaque within a few samples and a million within any; what is denser only grows, and its slope is lost.
 EXPLODED_ABOVE = 1e7
 # One odd view is no collapse, this many steps are: their mean counts.
 WINDOW = 20
