@@ -14,7 +14,7 @@ class Driver:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         """Raises: RuntimeError if the driver does not start."""
-        self._library = library
+        self.library = library
         # Handles are pointers; without this ctypes would pass plain Python numbers as 32 bits.
         library.cuCtxPushCurrent_v2.argtypes = [ctypes.c_void_p]
         library.cuModuleGetFunction.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p]
@@ -27,20 +27,16 @@ class Driver:
 
         Raises: RuntimeError if the driver does not take the image, or a name is not in it.
         """
-        call, number, context = self._library, ctypes.c_int(), ctypes.c_void_p()
+        call, number, context = self.library, ctypes.c_int(), ctypes.c_void_p()
         self.check(call.cuDeviceGet(ctypes.byref(number), device))
         self.check(call.cuDevicePrimaryCtxRetain(ctypes.byref(context), number))
         return Program(self, context, image, names)
-
-    @property
-    def library(self) -> ctypes.CDLL:
-        return self._library
 
     def check(self, code: int) -> None:
         """Raises: RuntimeError with the driver's words unless the code is 0."""
         if code:
             words = ctypes.c_char_p()
-            self._library.cuGetErrorString(code, ctypes.byref(words))
+            self.library.cuGetErrorString(code, ctypes.byref(words))
             raise RuntimeError(f"the NVIDIA driver says: {(words.value or b'error').decode()} ({code})")
 
 
