@@ -130,6 +130,14 @@ class JobConfig:
                     "Lower one of them; what is left of the steps shows bare colour.",
                     "option",
                 )
+            n_views, group = max(1, round(scheduled(self.training.batch_size, step, n_steps))), self.camera.views_per_group
+            if n_views % group:
+                raise UserError(
+                    f"At step {step} training.batch-size is {n_views}, but camera.placement {self.camera.placement} draws views in groups "
+                    f"of {group}.",
+                    f"Use --training.batch-size {group}.",
+                    "option",
+                )
 
 
 # What a preset changes against the defaults, as a user would type it. "draft" IS the defaults.
@@ -167,6 +175,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "guidance.t_low": "0.02",
         "guidance.t_high": "0.98",
         "camera.progressive": "0,0.2,0.4,1",
+        "light.textureless_ratio": "0",  # it never saw clay beside a picture in colours
         "reference.lambda_rgb": "1000",
         "reference.lambda_mask": "500",
         "reference.lambda_depth": "0,0,1,10",

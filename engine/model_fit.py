@@ -7,7 +7,6 @@ from engine.errors import UserError
 from engine.guidance.families import FAMILIES
 from engine.guidance.model_table import Model
 from engine.protocol import JobRequest
-from engine.schedule import scheduled
 
 
 def check_fit(model: Model, request: JobRequest, config: JobConfig) -> None:
@@ -17,14 +16,6 @@ def check_fit(model: Model, request: JobRequest, config: JobConfig) -> None:
         text = f"{model.title} makes an object from a picture, and none was given."
         raise UserError(text, "Give one with --image, or use a model that follows words.", "image")
     wanted = family.views_per_sample
-    if wanted == 1:
-        return
-    if config.camera.views_per_group != wanted:
+    if wanted not in (1, config.camera.views_per_group):
         text = f"{model.title} looks at {wanted} views of one object at once, but camera.placement is {config.camera.placement}."
-        raise UserError(text, f"Use --preset {family.title.lower()}, or --camera.placement four-view.", "option")
-    n_steps = config.training.n_steps
-    for step in range(0, n_steps, max(1, n_steps // 1000)):
-        n_views = round(scheduled(config.training.batch_size, step, n_steps))
-        if n_views % wanted or n_views == 0:
-            text = f"At step {step} training.batch-size is {n_views}, but {model.title} takes views in groups of {wanted}."
-            raise UserError(text, f"Use --training.batch-size {wanted}.", "option")
+        raise UserError(text, f"Use --preset {model.kind}, or --camera.placement four-view.", "option")

@@ -98,7 +98,8 @@ def camera_numbers(cameras: Cameras) -> Tensor:
 
 
 def _load_unet(folder: Path, dtype: torch.dtype) -> Any:
-    files = sorted(folder.glob("*.safetensors"))
+    found = sorted(folder.glob("*.safetensors"))
+    files = [file for file in found if ".fp16." not in file.name] or found  # the same weights in two precisions: one is enough
     if not files:
         raise ValueError("its unet has no .safetensors file")
     published = json.loads((folder / "config.json").read_text(encoding="utf-8"))

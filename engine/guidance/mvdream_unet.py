@@ -54,7 +54,7 @@ def make_unet(published: Mapping[str, Any], n_views: int) -> Any:
     """The U-Net with fresh weights. Call it with `class_labels` [B, 16], the cameras; B is a multiple of `n_views`."""
     from diffusers import UNet2DConditionModel  # here: who loads models tells diffusers first to stay offline
 
-    unet = UNet2DConditionModel(**unet_config(published))
+    unet: Any = UNet2DConditionModel(**unet_config(published))
     own = MultiViewAttention(n_views)
     processors = {name: own if ".attn1." in name else processor for name, processor in unet.attn_processors.items()}
     unet.set_attn_processor(processors)

@@ -33,7 +33,7 @@ from engine.scene.view_prompts import PromptEmbeds
 # The move from one camera to another, see `camera_moves`.
 N_MOVE = 4
 STABLE = re.compile(r"stable[-_ ]?zero-?123", re.IGNORECASE)
-# What the models were trained on: objects in a unit cube through this lens (2303.11328, section 4.1, and its renderer's settings).
+# What the models were trained on: objects in a unit cube, through a lens of 35 mm before a sensor of 32 mm (its renderer's settings).
 MODEL_FOV_DEG = 49.1
 MODEL_HALF_SIZE = 0.5
 # Ours: the object's nominal half size in the world, see CameraConfig.

@@ -34,7 +34,7 @@ def sample_cameras(config: CameraConfig, n: int, step: int, n_steps: int, *, gen
 
     Stratified placement draws one azimuth in each of n equal parts of the range, the parts turned together by a random
     amount if the range is the whole circle: so that a batch always sees the object from all round. Four-view placement draws
-    one camera for each group of four and turns it three times by a quarter (MVDream, 2308.16512, section 3.2).
+    one camera for each group of four and turns it three times by a quarter (MVDream, 2308.16512).
 
     Raises: ValueError if `n` is not a multiple of `config.views_per_group`.
     """

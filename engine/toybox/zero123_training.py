@@ -7,7 +7,7 @@ Zero123-XL runs through. It starts from Toybox's autoencoder, which stays, and U
 Two views of one shape in one dress make an example: the first over white and framed as a run frames it, the second as Toybox's
 own pictures are. v-prediction with min-SNR weights as in `unet_training`.
 
-No weights of it ship yet: the script is tested and its loss falls, but it was never trained long enough to be of use.
+No weights of it ship yet: the script is tested, but it was never trained for more than some steps, too few to see the loss fall.
 
 Shapes: B examples, C h w latents, D = TEXT_DIM.
 """
@@ -224,7 +224,8 @@ def train(data: Path, toybox: Path, out: Path, *, seconds: float, batch: int, lr
     average = {name: p.detach().clone() for name, p in parameters.items()}
     optimizer = torch.optim.AdamW(parameters.values(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     source, generator = PairSource(data, seed), torch.Generator().manual_seed(seed)
-    began, losses = time.monotonic(), []
+    losses: list[float] = []
+    began = time.monotonic()
     while not losses or time.monotonic() - began < seconds:
         share = min(1.0, (time.monotonic() - began) / seconds)
         for group in optimizer.param_groups:

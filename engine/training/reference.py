@@ -22,6 +22,8 @@ from engine.training.training_config import ReferenceConfig
 
 # A pixel that shows less of the object says nothing about its depth or its normals.
 MIN_OPACITY = 1e-3
+# Standard deviation below which a correlation's gradient must not grow any more: a flat or an empty render knows no order yet.
+MIN_SPREAD = 1e-3
 # In world units; nearer than any camera stands to the object.
 MIN_DEPTH = 1e-2
 
@@ -76,7 +78,7 @@ class KnownView:
         """One less Pearson's correlation of the map with the render's depth along the camera's axis, where the object is seen.
 
         In 0..2. Neither scale nor offset of the map matters; of a map of nearness, one over the depth is compared.
-        Source: stable-dreamfusion's known-view loss; Pearson as in FSGS (2312.00451), section 3.2.
+        Source: stable-dreamfusion's known-view loss.
         """
         assert self.depth is not None
         size = out.depth.shape[1]
@@ -108,9 +110,10 @@ class KnownView:
 
 
 def pearson(one: Tensor, other: Tensor) -> Tensor:
-    """Correlation of two [N] in -1..1; 0 where one of them does not vary."""
+    """Correlation of two [N] in -1..1; nearer to 0 where one of them varies by less than MIN_SPREAD."""
     one, other = one - one.mean(), other - other.mean()
-    return (one * other).sum() / (one.norm() * other.norm()).clamp(min=1e-8)
+    least = MIN_SPREAD * max(1, len(one)) ** 0.5
+    return (one * other).sum() / (one.norm().clamp(min=least) * other.norm().clamp(min=least))
 
 
 def axis_cosines(cameras: Cameras, size: int) -> Tensor:

@@ -126,7 +126,7 @@ class ReferenceConfig:
     depth_model: str = ""
     """Folder of a depth estimator (Depth Anything or DPT in transformers' layout) for pictures without a map; empty: none."""
     weight: float = 1.0
-    """How much the picture counts against further ones. 0..1000."""
+    """How much the picture counts against further ones. 0.001..1000."""
     guidance_by_angle: Literal["auto", "on", "off"] = "auto"
     """Whether the model says less about views the nearer they are to a picture; auto: if its prompt is the picture (Zero123)."""
     every: int = 1
@@ -141,7 +141,7 @@ class ReferenceConfig:
         check_scheduled("reference.lambda-mask", self.lambda_mask, 0, 1e6)
         check_scheduled("reference.lambda-depth", self.lambda_depth, 0, 1e6)
         check_scheduled("reference.lambda-normal", self.lambda_normal, 0, 1e6)
-        check_range("reference.weight", self.weight, 0, 1000)
+        check_range("reference.weight", self.weight, 0.001, 1000)
         check_range("reference.every", self.every, 1, 1000)
 
 

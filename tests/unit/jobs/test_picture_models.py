@@ -110,7 +110,7 @@ def test_presets_ask_for_what_their_models_need():
         (["a red mug", "--model", "MVDREAM"], "looks at 4 views of one object at once, but camera.placement is stratified. Use --preset"),
         (
             ["a mug", "--model", "MVDREAM", "--camera.placement", "four-view", "--training.batch-size", "6"],
-            "training.batch-size is 6, but mvdream takes views in groups of 4. Use --training.batch-size 4.",
+            "training.batch-size is 6, but camera.placement four-view draws views in groups of 4. Use --training.batch-size 4.",
         ),
         (["--image", "FRONT", "--model", "SD"], "A picture alone is not enough"),
         (["a mug", "--image", "FRONT", "--image", "SIDE"], "nothing says from where it was taken. Use --image side.png,azimuth=90"),

@@ -80,6 +80,16 @@ def test_it_starts_as_toyboxs_unet_that_sees_no_picture() -> None:
     assert one.std() > 0.1
 
 
+def test_the_loss_teaches_every_part(data: Path) -> None:
+    sibling = Sibling.from_toybox(TOYBOX)
+    sibling.loss(PairSource(data, 0).draw(2), torch.Generator().manual_seed(1)).backward()
+    seen = {name: p.grad for name, p in sibling.trained.items() if p.grad is not None}
+    assert set(sibling.trained) - set(seen) == set()
+    assert seen["unet.conv_in.weight"][:, 8:].abs().sum() > 0, "the picture's latents"
+    for name in ("projection.weight", "image_encoder.visual_projection.weight", "image_encoder.vision_model.embeddings.class_embedding"):
+        assert seen[name].abs().sum() > 0, name
+
+
 def test_what_it_writes_after_some_steps_is_a_model_that_runs(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     losses = train(data, TOYBOX, tmp_path / "model", seconds=4.0, batch=2, lr=3e-4)
     assert losses and all(loss == loss for loss in losses) and '"step": 1' in capsys.readouterr().out
