@@ -21,6 +21,7 @@ from engine.guidance.denoiser_config import DenoiserConfig
 from engine.guidance.guidance_config import GuidanceConfig
 from engine.meshing.mesh_config import MeshConfig
 from engine.options import field_docs, from_json, parse_value, to_json, to_text
+from engine.presets import PRESETS, STAGE_SIZES, STAGES
 from engine.protocol import JobRequest
 from engine.scene.scene_config import CameraConfig, LightConfig
 from engine.schedule import scheduled
@@ -138,91 +139,6 @@ class JobConfig:
                     f"Use --training.batch-size {group}.",
                     "option",
                 )
-
-
-# What a preset changes against the defaults, as a user would type it. "draft" IS the defaults.
-PRESETS: dict[str, dict[str, str]] = {
-    "draft": {},
-    "standard": {
-        "training.n_steps": "1500",
-        "training.preview_size_px": "128",
-        "training.checkpoint_every_s": "60",
-        "render.size_px": "0,32,0.3,32,0.3,64",
-        "render.n_samples": "64",
-        "render.occupancy_resolution": "64",
-        "output.turntable_size_px": "384",
-        "output.turntable_frames": "72",
-    },
-    "high": {
-        "training.n_steps": "6000",
-        "training.preview_size_px": "192",
-        "training.checkpoint_every_s": "120",
-        "render.size_px": "0,64,0.3,64,0.3,96,0.6,96,0.6,128",
-        "render.n_samples": "96",
-        "render.occupancy_resolution": "96",
-        "output.turntable_size_px": "512",
-        "output.turntable_frames": "120",
-    },
-    # Image-to-3D: stable-dreamfusion's scale, noise levels and known-view losses, with its share of looks at the picture.
-    "zero123": {
-        "training.n_steps": "5000",
-        "training.batch_size": "1",
-        "training.checkpoint_every_s": "60",
-        "render.size_px": "64",
-        "render.n_samples": "96",
-        "guidance.method": "sds",
-        "guidance.guidance_scale": "5",
-        "guidance.t_low": "0.02",
-        "guidance.t_high": "0.98",
-        "camera.progressive": "0,0.2,0.4,1",
-        "light.textureless_ratio": "0",  # it never saw clay beside a picture in colours
-        "reference.lambda_rgb": "1000",
-        "reference.lambda_mask": "500",
-        "reference.lambda_depth": "0,0,1,10",
-        "reference.every": "3",
-    },
-    # threestudio's mvdream-sd21: x0 loss in latents with rescaled contrast, a window of noise that slides, bare colour only.
-    "mvdream": {
-        "training.n_steps": "10000",
-        "training.batch_size": "0,8,0.5,8,0.5,4",
-        "training.checkpoint_every_s": "120",
-        "render.size_px": "0,64,0.5,64,0.5,256",
-        "render.n_samples": "128",
-        "render.occupancy_resolution": "96",
-        "camera.placement": "four-view",
-        "camera.elevation_deg": "0,30",
-        "light.textureless_ratio": "0",
-        "light.lambertian_ratio": "0",
-        "guidance.method": "image-target",
-        "guidance.space": "latent",
-        "guidance.guidance_scale": "50",
-        "guidance.rescale": "0.5",
-        "guidance.t_low": "0,0.98,0.8,0.02",
-        "guidance.t_high": "0,0.98,0.8,0.5",
-        "guidance.view_prompts": "off",
-        "optimizer.learning_rate": "0.01",
-    },
-}
-
-
-# What the stages after "generate" change against the preset. The shape is there: pictures have their final size from the first
-# step, all levels of the color's field are open, and the noise is low enough that what is there is refined, not replaced.
-_STAGE = {
-    "training.max_level": "1",
-    "training.batch_size": "4",
-    "guidance.t_low": "0.02",
-    "field.finest_resolution": "96",
-}
-STAGES: dict[str, dict[str, str]] = {
-    "generate": {},
-    "texture": _STAGE | {"light.textureless_ratio": "0", "guidance.t_high": "0,0.85,1,0.3", "mesh.smoothing": "0"},
-    "refine": _STAGE | {"guidance.t_high": "0,0.6,1,0.3", "light.textureless_ratio": "0.3"},
-}
-STAGE_SIZES: dict[str, dict[str, str]] = {
-    "draft": {"training.n_steps": "200", "render.size_px": "64"},
-    "standard": {"training.n_steps": "800", "render.size_px": "128"},
-    "high": {"training.n_steps": "3000", "render.size_px": "256"},
-}
 
 
 @dataclass(frozen=True)

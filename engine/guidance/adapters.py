@@ -9,11 +9,12 @@ Shapes: B images.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from engine.errors import UserError
 
@@ -42,7 +43,7 @@ class Adapters(nn.Module):
         self.up = nn.ParameterDict()
         self._is_on = False
         self._camera: Tensor | None = None
-        self._handles = []
+        self._handles: list[RemovableHandle] = []
         device = next(network.parameters()).device
 
         def drawn(n_out: int, n_in: int) -> nn.Parameter:
@@ -56,12 +57,11 @@ class Adapters(nn.Module):
                 self._handles.append(module.register_forward_hook(self._hook(key)))
         if not self.down:
             raise UserError("This model has no attention that guidance.method vsd could adapt.", "Use --guidance.method sds.", "option")
-        embedding = getattr(network, "time_embedding", None)
-        width = embedding.linear_2.out_features if embedding is not None else 0
+        embedding = network.get_submodule("time_embedding")
+        width = network.get_submodule("time_embedding.linear_2").get_parameter("weight").shape[0]
         self.camera_in = drawn(width, 16)
         self.camera_out = nn.Parameter(torch.zeros(width, width, device=device))
-        if embedding is not None:
-            self._handles.append(embedding.register_forward_hook(self._add_camera))
+        self._handles.append(embedding.register_forward_hook(self._add_camera))
 
     def remove(self) -> None:
         """Take the hooks off the network."""
@@ -77,7 +77,7 @@ class Adapters(nn.Module):
         finally:
             self._is_on, self._camera = False, None
 
-    def _hook(self, key: str):  # type: ignore[no-untyped-def]  # what register_forward_hook takes
+    def _hook(self, key: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             if not self._is_on:
                 return output

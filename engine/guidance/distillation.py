@@ -33,7 +33,8 @@ class GuidanceLoss:
 
 
 class Guidance(Protocol):
-    """A way to combine a denoiser's scores. Settings are the fields of a frozen dataclass; nothing is kept between calls."""
+    """A way to combine a denoiser's scores. Settings are the fields of a frozen dataclass; nothing is kept between
+    calls but what VSD was handed to train."""
 
     def loss(self, denoiser: Denoiser, images: Tensor, prompt: PromptEmbeds, timesteps: Tensor, generator: torch.Generator) -> GuidanceLoss:
         """The loss of a batch of renders.

@@ -29,10 +29,9 @@ _EPSILON_WEIGHTS = ("auto", "sigma", "uniform", "x0")
 _TARGET_WEIGHTS = ("auto", "uniform", "sds")
 # What renders of each method look like when it goes wrong, in its authors' words: the negative prompt where the user gives none
 # and the model takes free prompts. Toybox knows none of these words.
-_NFSD_NEGATIVE = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 DEFAULT_NEGATIVES: dict[str, str] = {
     "csd": "oversaturated color, ugly, tiling, low quality, noisy",
-    "nfsd": _NFSD_NEGATIVE,
+    "nfsd": "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy",
 }
 
 

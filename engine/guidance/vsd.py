@@ -88,7 +88,11 @@ class AdaptedScore:
         self.optimizer.step()
 
     def training_loss(self, latents: Tensor, prompt: PromptEmbeds, generator: torch.Generator) -> Tensor:
-        """Mean squared error of epsilon, or of v for a model that predicts v; a scalar with gradient in the adapters."""
+        """Squared error of epsilon, or of v for a model that predicts v: a scalar with gradient in the adapters.
+
+        Summed over an image and averaged over the batch: a mean's gradient would vanish in a U-Net of half precision, and AdamW
+        does not mind the size.
+        """
         denoiser, n = self._denoiser, len(latents)
         timesteps = torch.randint(denoiser.num_train_timesteps, (n,), generator=generator, device=generator.device).to(latents.device)
         with_camera = torch.rand(1, generator=generator, device=generator.device).item() >= NO_CAMERA
@@ -100,4 +104,4 @@ class AdaptedScore:
         if denoiser.prediction_type == "v_prediction":  # v = a epsilon - s x0, so that zero SNR counts too
             alpha_bar = denoiser.alpha_bar(timesteps)
             error = alpha_bar.sqrt() * error - (1 - alpha_bar).sqrt() * (clean - latents)
-        return error.square().mean()
+        return error.square().sum() / n

@@ -19,6 +19,7 @@ FLOORS = {
     "engine.version": 0,
     "engine.protocol": 0,
     "engine.options": 0,
+    "engine.presets": 0,
     "engine.scene.cameras": 0,
     "engine.fields": 1,
     "engine.rendering": 1,

@@ -30,7 +30,10 @@ def refused(run, text, folder_stays_away=True):
         (["mug " * 2500], "The prompt has 10,000 letters"),
         (["a mug \N{HOT BEVERAGE}"], "holds the sign \N{HOT BEVERAGE}"),
         (["a mug\na spoon"], "has a line break"),
-        (["a mug", "--preset", "drafd"], "preset is 'drafd', but must be one of draft, standard, high, zero123, mvdream. Use --preset draft."),
+        (
+            ["a mug", "--preset", "drafd"],
+            "preset is 'drafd', but must be one of draft, standard, high, zero123, mvdream, stable-dreamfusion",
+        ),
         (["a mug", "--seed", "zero"], "seed is 'zero', but must be a whole number."),
         (["a mug", "--seed", "-1"], "seed is -1"),
         (["a mug", "--device", "tpu"], "device is 'tpu'"),

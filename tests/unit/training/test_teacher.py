@@ -53,6 +53,11 @@ def test_the_words_of_the_setting_are_the_rows_of_the_table() -> None:
     assert DEFAULT_NEGATIVES.keys() <= GUIDANCES.keys()
 
 
+def test_the_guide_has_a_row_for_every_method() -> None:
+    guide = (Path(__file__).resolve().parents[3] / "docs" / "guidance.md").read_text(encoding="utf-8")
+    assert [method for method in GUIDANCES if f"\n| `{method}`" not in guide] == []
+
+
 @pytest.mark.parametrize("method", GUIDANCES)
 def test_every_field_of_a_method_is_a_setting(method: str) -> None:
     fields = {item.name for item in dataclasses.fields(GUIDANCES[method])} - {"renders"}  # type: ignore[arg-type]  # what VSD trains
