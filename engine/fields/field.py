@@ -121,7 +121,8 @@ class RadianceField(nn.Module):
                 return _outward(self._read(positions, with_gradient=True)[:, 4:7] + self._blob_gradient(positions))
         with torch.enable_grad():
             if isinstance(self.encoding, HashGrid) and ops.serves(positions):
-                return _outward(self._hash_gradient(positions, create_graph) + self._blob_gradient(positions))
+                outward = _outward(self._hash_gradient(positions, create_graph) + self._blob_gradient(positions))
+                return outward if create_graph else outward.detach()
             at = positions.detach().requires_grad_()
             raw = self._logit(self._raw(at)[:, 0], at)
             (gradient,) = torch.autograd.grad(raw.sum(), at, create_graph=create_graph)
