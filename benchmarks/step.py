@@ -25,15 +25,16 @@ from cuda_ext import ops
 from engine.config import JobConfig, make_config
 from engine.guidance.denoiser import Denoiser
 from engine.guidance.model_table import find_model, model_folder
+from engine.guidance.precision import job_dtype
 from engine.scene.view_prompts import ViewPrompts
 from engine.training import trainer as training
 from engine.training.teacher import DiffusionTeacher
 from engine.training.trainer import Trainer
 
 # name of the run: number type of the model, kernels
-RUNS: dict[str, tuple[torch.dtype | None, bool]] = {
-    "as shipped": (None, True),
-    "kernels off": (None, False),
+RUNS: dict[str, tuple[torch.dtype, bool]] = {
+    "as shipped": (job_dtype(torch.device("cpu")), True),
+    "kernels off": (job_dtype(torch.device("cpu")), False),
     "float32": (torch.float32, True),
     "float32, kernels off": (torch.float32, False),
 }
@@ -81,7 +82,7 @@ def kernels(on: bool) -> Iterator[None]:
         ops.serves = before
 
 
-def make_run(prompt: str, config: JobConfig, dtype: torch.dtype | None, clock: Clock) -> Callable[[], None]:
+def make_run(prompt: str, config: JobConfig, dtype: torch.dtype, clock: Clock) -> Callable[[], None]:
     """A draft of the prompt; each call is one step."""
     model = find_model("toybox")
     denoiser = Denoiser.load(model_folder(model), "cpu", dtype)
@@ -131,7 +132,8 @@ def main() -> None:
     for which, name in enumerate(RUNS):
         for part in ("render", "backward"):
             clocks[name].parts[part] = render.parts[part][which :: len(RUNS)]
-    print(f"torch {torch.__version__}, {platform.machine()}, {arguments.threads} thread(s), load {os.getloadavg()[0]:.1f}")
+    machine = f"{platform.machine()}, {arguments.threads} thread(s), load {os.getloadavg()[0]:.1f}"
+    print(f"torch {torch.__version__}, {machine}, the model as shipped in {job_dtype(torch.device('cpu'))}")
     print_table({name: clock.parts for name, clock in clocks.items()}, totals)
 
 

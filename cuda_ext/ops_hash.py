@@ -1,6 +1,6 @@
 """The hash grid's kernels as torch operators: features, and their first and second derivatives without a double backward in torch.
 
-One bilinear form, sum over corners of weight(x) * table[row] . features, in three contractions; each operator's gradient is made of
+One form, the sum over corners of weight(x) * table[row] . features, in three contractions; each operator's gradient is made of
 the other two. `directions` v turns the weights into their derivatives along v, which is how the second order comes about.
 Shapes: M samples, L levels, D features per level, V rows of all levels together.
 """
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cuda_ext.cpu import Argument
 from cuda_ext.ops import SAMPLES_GRAIN, _flat, _implement, _kernels, _library
 
 MOST_FEATURES = 32
@@ -38,10 +39,24 @@ def hash_encode(table: Tensor, positions: Tensor, levels: Levels) -> Tensor:
 
     Raises: ValueError if the table has not the rows that the levels say, or more than MOST_FEATURES features.
     """
-    if table.shape[0] != sum(levels.sizes) or not 1 <= table.shape[1] <= MOST_FEATURES:
-        raise ValueError(f"table must be [{sum(levels.sizes)}, 1..{MOST_FEATURES}], got {list(table.shape)}")
+    _check_table(table, levels)
     features: Tensor = torch.ops.dreamfusion.hash_encode(table, positions, None, *levels)
     return features
+
+
+def hash_pull_back(table: Tensor, positions: Tensor, d_features: Tensor, levels: Levels) -> Tensor:
+    """Gradient [M, 3] by positions of the sum of features times d_features [M, L * D]: what normals are made of.
+
+    Differentiable once more in table, positions and d_features. Raises: as `hash_encode`.
+    """
+    _check_table(table, levels)
+    gradient: Tensor = torch.ops.dreamfusion.hash_position_grad(table, positions, None, d_features, *levels)
+    return gradient
+
+
+def _check_table(table: Tensor, levels: Levels) -> None:
+    if table.shape[0] != sum(levels.sizes) or not 1 <= table.shape[1] <= MOST_FEATURES:
+        raise ValueError(f"table must be [{sum(levels.sizes)}, 1..{MOST_FEATURES}], got {list(table.shape)}")
 
 
 def _described(like: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor, Tensor, int, int]:
@@ -55,10 +70,10 @@ def _described(like: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor, Te
 def _encode(table: Tensor, positions: Tensor, directions: Tensor | None, *numbers: Any) -> Tensor:
     levels = Levels(*numbers)
     table, positions = _flat(table, positions)
-    v = 0 if directions is None else _flat(positions, directions)[1]
+    v: Argument = 0 if directions is None else _flat(positions, directions)[1]
     n_samples, n_levels, kernels = positions.shape[0], len(levels.sizes), _kernels(positions)
     features = table.new_empty(n_samples, n_levels * table.shape[1])
-    arguments = (table, table.shape[1], *_described(table, levels), positions, v, n_samples, features)
+    arguments: tuple[Argument, ...] = (table, table.shape[1], *_described(table, levels), positions, v, n_samples, features)
     kernels.run("hash_encode", table.dtype, kernels.parts(n_levels * n_samples, SAMPLES_GRAIN), lambda _part: arguments)
     return features
 
@@ -66,11 +81,11 @@ def _encode(table: Tensor, positions: Tensor, directions: Tensor | None, *number
 def _table_grad(positions: Tensor, directions: Tensor | None, d_features: Tensor, *numbers: Any) -> Tensor:
     levels = Levels(*numbers)
     positions, d_features = _flat(positions, d_features)
-    v = 0 if directions is None else _flat(positions, directions)[1]
+    v: Argument = 0 if directions is None else _flat(positions, directions)[1]
     n_samples, n_levels, kernels = positions.shape[0], len(levels.sizes), _kernels(positions)
     d_table = d_features.new_zeros(sum(levels.sizes), d_features.shape[1] // n_levels)
     parts = [(begin * n_samples, end * n_samples) for begin, end in kernels.parts(n_levels, 1)]  # whole levels, see the body
-    arguments = (*_described(d_features, levels), positions, v, n_samples, d_features, d_table.shape[1], d_table)
+    arguments: tuple[Argument, ...] = (*_described(d_features, levels), positions, v, n_samples, d_features, d_table.shape[1], d_table)
     kernels.run("hash_table_grad", d_features.dtype, parts, lambda _part: arguments)
     return d_table
 
@@ -78,9 +93,9 @@ def _table_grad(positions: Tensor, directions: Tensor | None, d_features: Tensor
 def _position_grad(table: Tensor, positions: Tensor, directions: Tensor | None, d_features: Tensor, *numbers: Any) -> Tensor:
     levels = Levels(*numbers)
     table, positions, d_features = _flat(table, positions, d_features)
-    v = 0 if directions is None else _flat(positions, directions)[1]
+    v: Argument = 0 if directions is None else _flat(positions, directions)[1]
     d_positions, kernels = torch.empty_like(positions), _kernels(positions)
-    arguments = (table, table.shape[1], *_described(table, levels), positions, v, d_features, d_positions)
+    arguments: tuple[Argument, ...] = (table, table.shape[1], *_described(table, levels), positions, v, d_features, d_positions)
     kernels.run("hash_position_grad", table.dtype, kernels.parts(positions.shape[0], SAMPLES_GRAIN // 8), lambda _part: arguments)
     return d_positions
 

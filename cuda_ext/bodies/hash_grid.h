@@ -2,7 +2,7 @@
 // numbers, a dense grid where its points fit, else shared by hash; its rows begin at first[l] of the table. Positions lie in [0, 1]^3,
 // what lies outside is moved to the nearest face. smooth 1 reads t^2 (3 - 2 t) in place of t along each axis.
 //
-// All three kernels know one bilinear form, sum over corners of weight(x) * table[row] . features. With `directions` v [M, 3] the weight
+// All three kernels know one form, the sum over corners of weight(x) * table[row] . features. With `directions` v [M, 3] the weight
 // is its derivative along v; so these three are also each other's derivatives, to second order in the position.
 // Index i = level * n_samples + sample: neighbours work in one level, whose rows then stay in the cache.
 
@@ -85,6 +85,34 @@ DEVICE void NAME(hash_add)(REAL* rows, int64 any_width, const NAME(Cube)& cube, 
     }
 }
 
+// Adds the form's derivative by the position, or its derivative along v, to sum.
+template <int fixed_width>
+DEVICE void NAME(hash_pull)(const REAL* rows, int64 any_width, const NAME(Cube)& cube, const REAL* v, REAL openness, const REAL* d_out,
+                            REAL* sum) {
+    const int64 width = fixed_width ? fixed_width : any_width;
+    REAL dot[8];
+    for (int corner = 0; corner < 8; ++corner) {
+        const REAL* row = rows + cube.row[corner] * width;
+        dot[corner] = 0;
+        for (int64 f = 0; f < width; ++f) dot[corner] += row[f] * d_out[f];
+    }
+    for (int axis = 0; axis < 3; ++axis) {
+        REAL change = 0;
+        if (v) {
+            for (int corner = 0; corner < 8; ++corner)
+                for (int other = 0; other < 3; ++other) change += dot[corner] * v[other] * NAME(bend_of)(cube, corner, axis, other);
+        } else {
+            const int b = (axis + 1) % 3, c = (axis + 2) % 3, upper = 4 >> axis;
+            for (int side = 0; side < 4; ++side) {  // the four edges along the axis
+                const int bit_b = side >> 1, bit_c = side & 1, lower = bit_b * (4 >> b) + bit_c * (4 >> c);
+                change += (dot[lower + upper] - dot[lower]) * cube.part[b][bit_b] * cube.part[c][bit_c];
+            }
+            change *= cube.slope[axis];
+        }
+        sum[axis] += openness * change;
+    }
+}
+
 // features [M, L * width]. Closed levels give zeros.
 KERNEL NAME(hash_encode)(const REAL* table, int64 width, const int64* resolutions, const int64* sizes, const int64* first,
                          const REAL* openness, int64 n_levels, int64 smooth, const REAL* positions, const REAL* directions,
@@ -130,20 +158,10 @@ KERNEL NAME(hash_position_grad)(const REAL* table, int64 width, const int64* res
             if (openness[level] == 0) continue;
             const NAME(Cube) cube = NAME(cube_at)(positions + 3 * sample, resolutions[level], sizes[level], smooth);
             const REAL *rows = table + first[level] * width, *d_out = d_features + (sample * n_levels + level) * width;
-            for (int corner = 0; corner < 8; ++corner) {
-                const REAL* row = rows + cube.row[corner] * width;
-                REAL dot = 0;
-                for (int64 f = 0; f < width; ++f) dot += row[f] * d_out[f];
-                dot *= openness[level];
-                for (int axis = 0; axis < 3; ++axis) {
-                    if (!directions) {
-                        sum[axis] += dot * NAME(slope_of)(cube, corner, axis);
-                        continue;
-                    }
-                    const REAL* v = directions + 3 * sample;
-                    for (int other = 0; other < 3; ++other) sum[axis] += dot * v[other] * NAME(bend_of)(cube, corner, axis, other);
-                }
-            }
+            const REAL* v = directions ? directions + 3 * sample : 0;
+            if (width == 2) NAME(hash_pull)<2>(rows, width, cube, v, openness[level], d_out, sum);
+            else if (width == 4) NAME(hash_pull)<4>(rows, width, cube, v, openness[level], d_out, sum);
+            else NAME(hash_pull)<0>(rows, width, cube, v, openness[level], d_out, sum);
         }
         for (int axis = 0; axis < 3; ++axis) d_positions[3 * sample + axis] = sum[axis];
     }

@@ -19,6 +19,7 @@ from engine.fields.dense_grid import DenseGrid, as_table, read_table
 from engine.fields.encodings import ENCODINGS
 from engine.fields.field_config import FieldConfig
 from engine.fields.frequency import FrequencyEncoding
+from engine.fields.hash_grid import HashGrid
 from engine.fields.mlp import DirectionNetwork, make_linear, make_network
 from engine.fields.trilinear import central_differences
 
@@ -127,6 +128,9 @@ class RadianceField(nn.Module):
             if self.is_direct:
                 return _outward(self._read(positions, with_gradient=True)[:, 4:7] + self._blob_gradient(positions))
         with torch.enable_grad():
+            if isinstance(self.encoding, HashGrid) and ops.serves(positions):
+                outward = _outward(self._hash_gradient(positions, create_graph) + self._blob_gradient(positions))
+                return outward if create_graph else outward.detach()
             at = positions.detach().requires_grad_()
             raw = self._logit(self._raw(at)[:, 0], at)
             (gradient,) = torch.autograd.grad(raw.sum(), at, create_graph=create_graph)
@@ -196,6 +200,16 @@ class RadianceField(nn.Module):
         if name not in self._frozen:
             self._frozen[name] = compute()
         return self._frozen[name]
+
+    def _hash_gradient(self, positions: Tensor, create_graph: bool) -> Tensor:
+        """Gradient [M, 3] of the logit without its blob. Asking autograd for it would make the table's gradient too, for nothing."""
+        assert isinstance(self.encoding, HashGrid)
+        at = _to_unit_cube(positions.detach())
+        features = self.encoding(at)
+        if not features.requires_grad:  # an averaged field's
+            features.requires_grad_()
+        (d_features,) = torch.autograd.grad(self.decoder(features)[:, 0].sum(), features, create_graph=create_graph)
+        return 0.5 * self.config.density_scale * self.encoding.pull_back(at, d_features)
 
     def _blob_gradient(self, positions: Tensor) -> Tensor:
         with torch.enable_grad():

@@ -56,9 +56,18 @@ class HashGrid(nn.Module):
     def forward(self, positions: Tensor) -> Tensor:
         """Positions [M, 3] in [0, 1]^3 to features [M, L * D]."""
         if ops.serves(positions):
-            openness = level_openness(self.n_levels, self.max_level)
-            return ops_hash.hash_encode(self.table, positions, ops_hash.Levels(self.resolutions, self.sizes, openness, self.smooth))
+            return ops_hash.hash_encode(self.table, positions, self._levels())
         return self.forward_twin(positions)
+
+    def pull_back(self, positions: Tensor, d_features: Tensor) -> Tensor:
+        """Gradient [M, 3] by positions [M, 3] of the sum of features times d_features [M, L * D]; by the kernel, so ask `ops.serves`.
+
+        Differentiable in the table, in d_features and in the positions.
+        """
+        return ops_hash.hash_pull_back(self.table, positions, d_features, self._levels())
+
+    def _levels(self) -> ops_hash.Levels:
+        return ops_hash.Levels(self.resolutions, self.sizes, level_openness(self.n_levels, self.max_level), self.smooth)
 
     def forward_twin(self, positions: Tensor) -> Tensor:
         """What the kernel does, in torch."""

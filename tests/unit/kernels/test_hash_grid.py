@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cuda_ext import ops, ops_hash
 from cuda_ext.cpu import find_kernels
@@ -86,6 +89,23 @@ def test_both_orders_of_gradients_in_double(smooth: bool) -> None:
     encode = lambda t, x: hash_encode(t, x, levels)  # noqa: E731
     assert torch.autograd.gradcheck(encode, (table, positions))
     assert torch.autograd.gradgradcheck(encode, (table, positions))
+
+
+def test_normals_of_an_averaged_field_and_no_table_gradient_in_vain() -> None:
+    field = make_field(FieldConfig(encoding="hash", n_levels=3, features=2, hidden_width=8), seeded(6))
+    positions = torch.rand(50, 3, generator=seeded(5)) - 0.5
+    calls: list[str] = []
+
+    class Calls(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            calls.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    with Calls():
+        wanted = field.normals(positions, create_graph=True)
+    assert any("hash_position_grad" in call for call in calls) and not any("hash_table_grad" in call for call in calls)
+    field.requires_grad_(False)
+    torch.testing.assert_close(field.normals(positions, create_graph=False), wanted)
 
 
 def test_threads_do_not_change_a_gradient() -> None:
