@@ -29,7 +29,7 @@ def make_trainer(folder: JobFolder, device: torch.device, teacher: Teacher, know
         if request.stage == "texture":
             return FixedSurface(source.vertices, source.faces, colors, device)
         resolution = round(scheduled(config.surface.resolution, 0, config.training.n_steps))
-        return DeformableSurface(source.vertices, source.faces, colors, resolution, device)
+        return DeformableSurface.of_mesh(source.vertices, source.faces, resolution, colors, device)
 
     return SurfaceTrainer(config, request.seed, device, teacher, make_model)
 

@@ -86,7 +86,7 @@ def oracle_trainer(start, wanted, n_steps, **changes):
 
     def make_model(generator):
         colors = make_field(config.field, generator)
-        return DeformableSurface(*start, colors, 20, CPU)
+        return DeformableSurface.of_mesh(*start, 20, colors, CPU)
 
     return SurfaceTrainer(config, 0, CPU, Wanted(*wanted), make_model)
 
@@ -117,7 +117,8 @@ def test_under_an_oracle_a_ball_becomes_a_larger_one_of_the_right_size(black_on_
 
 def test_a_shape_keeps_its_place_and_genus_on_another_lattice():
     vertices, faces = extract(KnownField(torus).density_at, resolution=48, isovalue=40)
-    coarse = DeformableSurface(vertices, faces, make_field(make_config("draft", {}).field, torch.Generator().manual_seed(0)), 24, CPU)
+    colors = make_field(make_config("draft", {}).field, torch.Generator().manual_seed(0))
+    coarse = DeformableSurface.of_mesh(vertices, faces, 24, colors, CPU)
     fine = coarse.refined(36)
     assert coarse.refined(24) is None and fine.resolution == 36 and fine.colors is coarse.colors
     cameras = survey_cameras(8)
