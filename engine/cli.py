@@ -99,12 +99,15 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--start-from", default=None, metavar="JOB", help="job folder to go on from with more steps; what is left out is as it was there"
     )
+    generate.add_argument("--init", default=None, metavar="MESH", help="mesh file whose shape and colors the field starts with")
     _add_settings(generate)
 
     for stage, text in (("texture", "give a mesh a new texture"), ("refine", "work a mesh's shape and color out under the prompt")):
         stage_parser = commands.add_parser(stage, help=text, allow_abbrev=False)
         stage_parser.set_defaults(run=_generate)
-        stage_parser.add_argument("source", nargs="?", default=None, help="folder of a finished job, or a mesh file (OBJ, GLB, PLY, STL, OFF)")
+        stage_parser.add_argument(
+            "source", nargs="?", default=None, help="folder of a finished job, or a mesh file (OBJ, GLB, PLY, STL, OFF)"
+        )
         stage_parser.add_argument("--prompt", default=None, help="what it is (default for a job folder: that job's prompt)")
         _add_job_options(stage_parser)
         _add_settings(stage_parser)
@@ -192,6 +195,7 @@ _REQUEST_FLAGS = {
     "device": "device",
     "seed": "seed",
     "image": "reference_image",
+    "init": "start_mesh",
     "start_from": "start_from",
 }
 
@@ -231,7 +235,7 @@ def _stage_request(arguments: argparse.Namespace) -> JobRequest | None:
 def _request(arguments: argparse.Namespace) -> JobRequest | None:
     """What the command line asks for; None for a job that is resumed by its own words."""
     flags, given, overrides = _given(arguments)
-    for name in ("reference_image", "start_from"):
+    for name in ("reference_image", "start_from", "start_mesh"):
         if given.get(name):
             given[name] = os.path.abspath(given[name])  # the engine may stand elsewhere when it resumes
     if arguments.prompt is not None:
