@@ -19,7 +19,6 @@ from engine.meshing.signed_distance import signed_distance
 from engine.meshing.tetrahedra import MAX_OFFSET, TetLattice, bcc_lattice, marching_tetrahedra
 from engine.training.surface_render import Surface
 
-
 # Cells between the object and the end of its lattice: how far it may grow.
 MARGIN_CELLS = 3
 # Loose pieces smaller than this share of the largest one do not come along to a finer lattice.

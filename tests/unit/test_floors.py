@@ -29,6 +29,7 @@ FLOORS = {
     "engine.toybox": 4,
     "engine.training": 6,
     "engine.training.training_config": 5,
+    "engine.training.surface_config": 5,
     "engine.config": 5,
 }
 
