@@ -91,8 +91,9 @@ class DeformableSurface(SurfaceModel):
         self.colors = colors
         self.resolution = resolution
         self.cell = cell
-        lattice = bcc_lattice(*box.cpu(), round(float((box[1] - box[0]).max()) / cell))
-        self._lattice = TetLattice(*(part.to(device) for part in (lattice.points, lattice.tets, lattice.is_border)), lattice.spacing)
+        lattice = bcc_lattice(box[0].cpu(), box[1].cpu(), round(float((box[1] - box[0]).max()) / cell))
+        points, tets, is_border = (part.to(device) for part in (lattice.points, lattice.tets, lattice.is_border))
+        self._lattice = TetLattice(points, tets, is_border, lattice.spacing)
         self.box: Tensor
         self.register_buffer("box", box.to(device))  # where the lattice lies: a checkpoint must say
         self.values = nn.Parameter(torch.ones(len(lattice.points), device=device))
@@ -107,7 +108,7 @@ class DeformableSurface(SurfaceModel):
         cell = float((box[1] - box[0]).max()) / resolution
         margin = MARGIN_CELLS * cell
         model = cls((box + torch.tensor([[-margin], [margin]])).clamp(-1, 1), resolution, cell, colors, device)
-        distance = signed_distance(vertices, faces, resolution=2 * resolution, margin_cells=2 * MARGIN_CELLS)
+        distance = signed_distance(vertices, faces, resolution=resolution + resolution // 4, margin_cells=MARGIN_CELLS + 2)
         model.values.data = distance.at(model._lattice.points) / model._lattice.spacing
         return model
 
