@@ -29,6 +29,11 @@ STAGE = {flag[2:]: value for flag, value in zip(SMALL[0::2], SMALL[1::2])} | {
 }
 
 
+@pytest.fixture(autouse=True)
+def every_progress(monkeypatch):
+    monkeypatch.setattr("engine.jobs.PROGRESS_EVERY_S", 0.0)
+
+
 def ball(radius):
     return extract(KnownField(lambda p: sphere(p, radius=radius)).density_at, resolution=32, isovalue=40)
 

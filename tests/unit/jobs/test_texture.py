@@ -24,6 +24,11 @@ STAGE = {flag[2:]: value for flag, value in zip(SMALL[0::2], SMALL[1::2])} | {
 LAST = [word for key, value in STAGE.items() for word in ("--" + key, value)]
 
 
+@pytest.fixture(autouse=True)
+def every_progress(monkeypatch):
+    monkeypatch.setattr("engine.jobs.PROGRESS_EVERY_S", 0.0)
+
+
 @pytest.fixture(scope="module")
 def job(model, tmp_path_factory):
     """A finished job; tests only read it."""
