@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--start-from", default=None, metavar="JOB", help="job folder to go on from with more steps; what is left out is as it was there"
     )
+    generate.add_argument("--init", default=None, metavar="MESH", help="mesh file whose shape and colors the field starts with")
     _add_settings(generate)
 
     for stage, text in (("texture", "give a mesh a new texture"), ("refine", "work a mesh's shape and color out under the prompt")):
@@ -280,6 +281,7 @@ _REQUEST_FLAGS = {
     "device": "device",
     "seed": "seed",
     "image": "reference_image",
+    "init": "start_mesh",
     "start_from": "start_from",
 }
 
@@ -319,8 +321,9 @@ def _stage_request(arguments: argparse.Namespace) -> JobRequest | None:
 def _request(arguments: argparse.Namespace) -> JobRequest | None:
     """What the command line asks for; None for a job that is resumed by its own words."""
     flags, given, overrides = _given(arguments)
-    if given.get("start_from"):
-        given["start_from"] = os.path.abspath(given["start_from"])  # the engine may stand elsewhere when it resumes
+    for name in ("start_from", "start_mesh"):
+        if given.get(name):
+            given[name] = os.path.abspath(given[name])  # the engine may stand elsewhere when it resumes
     if "reference_image" in given:
         fields, places = picture_fields(given.pop("reference_image"))
         given.update(fields)

@@ -52,7 +52,8 @@ def signed_distance(vertices: NDArray[np.floating], faces: NDArray[np.integer], 
     spacing = float((high - low).max() / resolution)
     shape = np.ceil((high - low) / spacing).astype(int) + 2 * margin_cells + 1
     origin = (low + high) / 2 - spacing * (shape - 1) / 2
-    inside = sum(_inside_along(vertices, faces, origin, spacing, shape, axis).astype(np.int8) for axis in range(3)) >= 2
+    votes = np.stack([_inside_along(vertices, faces, origin, spacing, shape, axis) for axis in range(3)])
+    inside = votes.sum(axis=0) >= 2
     if not inside.any():
         raise UserError("The mesh encloses nothing, so it has no inside.", "Close its holes and give it thickness first.", "mesh")
     axes = [origin[i] + spacing * np.arange(shape[i]) for i in range(3)]
@@ -111,5 +112,7 @@ def _inside_along(
     above = np.clip(np.ceil(crossing), 0, depth).astype(np.int64)  # the first lattice point beyond the surface
     count = np.zeros((height * width, depth + 1), np.int32)
     np.add.at(count, (found.pixel, above), 1)
-    odd = (count.cumsum(axis=1)[:, :depth] % 2 == 1).reshape(height, width, depth)  # [other 1, other 0, axis]
+    below = count.cumsum(axis=1)
+    odd = (below[:, :depth] % 2 == 1) & (below[:, -1:] % 2 == 0)  # a ray that never comes out again went through a hole
+    odd = odd.reshape(height, width, depth)  # [other 1, other 0, axis]
     return np.moveaxis(odd, (0, 1, 2), (others[1], others[0], axis))

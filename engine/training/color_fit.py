@@ -13,7 +13,7 @@ from engine.fields.field import RadianceField
 from engine.meshing.source_mesh import SourceMesh
 from engine.training.surface_model import albedo_of
 
-N_STEPS, N_PLACES = 150, 8192
+N_STEPS, N_PLACES = 80, 8192
 LEARNING_RATE = 0.02
 # The color is also learned this far off the surface (standard deviation, world units), where the surface may move to.
 SPREAD = 0.02

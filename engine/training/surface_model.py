@@ -50,6 +50,10 @@ class SurfaceModel(nn.Module, ABC):
         """The same surface and color on a lattice of another resolution; None if this model has that one already."""
         return None
 
+    def fitting(self, tensors: dict[str, Tensor], resolution: int, cell: float) -> SurfaceModel:
+        """A model that can load the state `tensors` of one with this resolution and cell; its surface is not yet anything."""
+        return self
+
 
 def albedo_of(colors: RadianceField, positions: Tensor) -> Tensor:
     """Albedo [M, 3] at positions [M, 3]: what the field says, without its density."""
@@ -77,25 +81,36 @@ class FixedSurface(SurfaceModel):
 class DeformableSurface(SurfaceModel):
     """The zero level of values at the points of a tetrahedral lattice, points that may move a little: any closed shape.
 
-    Values are signed distances to vertices [V, 3], faces [F, 3] at the start, in cells. Magic3D (2211.10440), section 4.2, refines
-    its mesh this way; lattice and marching are our own.
+    Values are in cells, signed distances at the start. Magic3D (2211.10440), section 4.2, refines its mesh this way; lattice and
+    marching are our own.
     """
 
-    def __init__(
-        self, vertices: NDArray[np.floating], faces: NDArray[np.integer], colors: RadianceField, resolution: int, device: torch.device
-    ) -> None:
+    def __init__(self, box: Tensor, resolution: int, cell: float, colors: RadianceField, device: torch.device) -> None:
+        """Empty, on a lattice over box [2, 3] whose cubes are about `cell` wide; see `of_mesh`."""
         super().__init__()
         self.colors = colors
         self.resolution = resolution
-        low, high = (torch.from_numpy(end.astype(np.float32)) for end in (vertices.min(axis=0), vertices.max(axis=0)))
-        self.cell = float((high - low).max()) / resolution
-        margin = MARGIN_CELLS * self.cell
-        low, high = (low - margin).clamp(min=-1), (high + margin).clamp(max=1)
-        lattice = bcc_lattice(low, high, round(float((high - low).max()) / self.cell))
-        distance = signed_distance(vertices, faces, resolution=2 * resolution, margin_cells=2 * MARGIN_CELLS).at(lattice.points)
-        self.values = nn.Parameter((distance / lattice.spacing).to(device))
-        self.offsets = nn.Parameter(torch.zeros_like(lattice.points).to(device))
-        self._lattice = TetLattice(*(part.to(device) for part in (lattice.points, lattice.tets, lattice.is_border)), lattice.spacing)
+        self.cell = cell
+        lattice = bcc_lattice(box[0].cpu(), box[1].cpu(), round(float((box[1] - box[0]).max()) / cell))
+        points, tets, is_border = (part.to(device) for part in (lattice.points, lattice.tets, lattice.is_border))
+        self._lattice = TetLattice(points, tets, is_border, lattice.spacing)
+        self.box: Tensor
+        self.register_buffer("box", box.to(device))  # where the lattice lies: a checkpoint must say
+        self.values = nn.Parameter(torch.ones(len(lattice.points), device=device))
+        self.offsets = nn.Parameter(torch.zeros(len(lattice.points), 3, device=device))
+
+    @classmethod
+    def of_mesh(
+        cls, vertices: NDArray[np.floating], faces: NDArray[np.integer], resolution: int, colors: RadianceField, device: torch.device
+    ) -> DeformableSurface:
+        """The surface of a mesh, vertices [V, 3] and faces [F, 3]. Raises UserError if it encloses nothing."""
+        box = torch.from_numpy(np.stack([vertices.min(axis=0), vertices.max(axis=0)]).astype(np.float32))
+        cell = float((box[1] - box[0]).max()) / resolution
+        margin = MARGIN_CELLS * cell
+        model = cls((box + torch.tensor([[-margin], [margin]])).clamp(-1, 1), resolution, cell, colors, device)
+        distance = signed_distance(vertices, faces, resolution=resolution + resolution // 4, margin_cells=MARGIN_CELLS + 2)
+        model.values.data = distance.at(model._lattice.points) / model._lattice.spacing
+        return model
 
     def surface(self) -> Surface:
         lattice = self._lattice
@@ -115,4 +130,7 @@ class DeformableSurface(SurfaceModel):
         if not len(surface.faces):
             raise UserError("The surface has vanished.", "Use a smaller --surface.shape-rate.", "empty_field")
         vertices, faces = solid_pieces(surface.vertices.cpu().numpy(), surface.faces.cpu().numpy(), min_component=MIN_PIECE)
-        return DeformableSurface(vertices, faces, self.colors, resolution, self.values.device)
+        return DeformableSurface.of_mesh(vertices, faces, resolution, self.colors, self.values.device)
+
+    def fitting(self, tensors: dict[str, Tensor], resolution: int, cell: float) -> SurfaceModel:
+        return DeformableSurface(tensors["box"], resolution, cell, self.colors, self.values.device)

@@ -212,14 +212,13 @@ class SurfaceTrainer:
         if isinstance(self.teacher, LearningTeacher):
             parts |= self.teacher.state()
         meta = {"step": self.step, "restarts": self.restarts, "restart_reason": self.restart_reason, "device": self.device.type}
-        return Checkpoint(parts, {**meta, "resolution": self.model.resolution})
+        return Checkpoint(parts, {**meta, "resolution": self.model.resolution, "cell": self.model.cell})
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue exactly where `checkpoint` was taken. Raises UserError."""
         parts, meta = checkpoint.parts, checkpoint.meta
         try:
-            if (same := self.model.refined(meta["resolution"])) is not None:
-                self._use(same)
+            self._use(self.model.fitting(parts["field"], meta["resolution"], meta["cell"]))
             self.model.load_state_dict(parts["field"])
             self.ema.module.load_state_dict(parts["ema"])
             restore_optimizer(self.optimizer, parts["optimizer"])

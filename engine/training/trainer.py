@@ -81,11 +81,20 @@ class StepReport:
 class Trainer:
     """Everything that changes during a run: field, averaged field, occupancy, optimizer, generators, step."""
 
-    def __init__(self, config: JobConfig, seed: int, device: torch.device, teacher: Teacher, known_views: Sequence[KnownView] = ()) -> None:
+    def __init__(
+        self,
+        config: JobConfig,
+        seed: int,
+        device: torch.device,
+        teacher: Teacher,
+        known_views: Sequence[KnownView] = (),
+        initialise: Callable[[RadianceField], None] | None = None,
+    ) -> None:
         self.config = config
         self.device = device
         self.teacher = teacher
         self.known_views = known_views
+        self.initialise = initialise  # what a new field is given before the first step
         self.generator = torch.Generator().manual_seed(seed)  # cameras, lights, backgrounds: the same on every device
         self.device_generator = torch.Generator(device=device).manual_seed(seed)  # noise, timesteps, places on rays
         self.restarts = 0
@@ -96,6 +105,9 @@ class Trainer:
         cfg = self.config
         self.step = 0
         self.field: RadianceField = make_field(cfg.field, self.generator).to(self.device)
+        if self.initialise is not None:
+            self.field.max_level = self.at(cfg.training.max_level)
+            self.initialise(self.field)
         self.ema: Ema[RadianceField] = Ema(self.field, cfg.training.ema_decay)
         self.occupancy = OccupancyGrid(cfg.render.occupancy_resolution).to(self.device)
         self.optimizer = OPTIMIZERS[cfg.optimizer.method](self.field.parameter_groups(1.0), 1.0)

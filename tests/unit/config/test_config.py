@@ -162,6 +162,7 @@ def test_prompts_in_any_language_are_taken(prompt):
         ({"device": "tpu"}, "device is 'tpu', but must be auto, cpu, cuda or cuda:N"),
         ({"negative": "x" * 2000}, "The negative has 2,000 letters"),
         ({"reference_image": "/x.png"}, "There is no picture /x.png"),
+        ({"start_mesh": "/x.glb", "start_from": "/x"}, "only one can be"),
     ],
 )
 def test_what_else_can_be_wrong_with_a_request(change, error):

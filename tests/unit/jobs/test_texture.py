@@ -24,6 +24,11 @@ STAGE = {flag[2:]: value for flag, value in zip(SMALL[0::2], SMALL[1::2])} | {
 LAST = [word for key, value in STAGE.items() for word in ("--" + key, value)]
 
 
+@pytest.fixture(autouse=True)
+def every_progress(monkeypatch):
+    monkeypatch.setattr("engine.jobs.PROGRESS_EVERY_S", 0.0)
+
+
 @pytest.fixture(scope="module")
 def job(model, tmp_path_factory):
     """A finished job; tests only read it."""
@@ -225,3 +230,20 @@ def test_a_textured_job_has_no_field_to_go_on_with(job, stage, generate, tmp_pat
     assert textured.code == 0
     more = generate("--start-from", str(textured.folder), folder=tmp_path / "more", small=False)
     assert more.code == 2 and "has no field to go on with" in more.err
+
+
+def test_every_command_of_the_guide_runs(job, stage, model, tmp_path):
+    import re
+    import shlex
+    from pathlib import Path
+
+    page = (Path(__file__).parents[3] / "docs" / "stages.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    python -m engine (.+)$", page, flags=re.MULTILINE)
+    assert len(commands) == 4
+    places = {"a-red-mug-0": str(job), "chair.glb": str(box_file(tmp_path / "chair.glb"))}
+    for number, command in enumerate(commands):
+        words = [places.get(word, word) for word in shlex.split(command)]
+        small = [*LAST, "--training.n-steps", "2", "--surface.resolution", "10"]
+        done = stage(*words, "--model", model, folder=tmp_path / str(number), last=small)
+        assert done.code == 0, (command, done.err)
+        assert json.loads((done.folder / "result/result.json").read_text())["stats"]["open_edges"] == 0
