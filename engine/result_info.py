@@ -51,7 +51,7 @@ def _model_info(folder: JobFolder) -> dict[str, Any]:
     config, n_steps = folder.config.guidance, folder.config.training.n_steps
     scale = getattr(make_guidance(config, n_steps, n_steps), "guidance_scale", 0.0)  # a scheduled one: how it ended
     light = baked_light(
-        folder.config.light, knows_unlit="albedo" in model.shading_words, has_reference=bool(folder.request.reference_image)
+        folder.config.light, n_steps, knows_unlit="albedo" in model.shading_words, has_reference=bool(folder.request.reference_image)
     )
     return {
         "model_title": model.title,

@@ -8,11 +8,9 @@ from engine.scene.scene_config import LightConfig
 from engine.schedule import scheduled
 
 BakedLight = Literal["no", "some", "yes"]
-# Points of a run at which its schedules are looked at.
-_LOOKS = 101
 
 
-def baked_light(light: LightConfig, *, knows_unlit: bool, has_reference: bool) -> BakedLight:
+def baked_light(light: LightConfig, n_steps: int, *, knows_unlit: bool, has_reference: bool) -> BakedLight:
     """What the settings of a run make of light in its texture.
 
     A step that shows bare colour asks the model for an ordinary picture, and those have shade: the field can only paint it into
@@ -24,7 +22,8 @@ def baked_light(light: LightConfig, *, knows_unlit: bool, has_reference: bool) -
         has_reference: the colours of a picture are copied, with whatever light fell on what it shows.
     Returns "no"; "some": part of the steps were lit; "yes": none was.
     """
-    shares = [(scheduled(light.textureless_ratio, look, _LOOKS), scheduled(light.lambertian_ratio, look, _LOOKS)) for look in range(_LOOKS)]
+    ratios = light.textureless_ratio, light.lambertian_ratio
+    shares = [tuple(scheduled(ratio, step, n_steps) for ratio in ratios) for step in range(n_steps)]
     has_bare = any(textureless + lit < 1 - 1e-6 for textureless, lit in shares)
     if has_bare and not knows_unlit:
         return "some" if any(lit > 0 for _, lit in shares) else "yes"
