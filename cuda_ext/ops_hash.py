@@ -7,6 +7,7 @@ Shapes: M samples, L levels, D features per level, V rows of all levels together
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -61,10 +62,17 @@ def _check_table(table: Tensor, levels: Levels) -> None:
 
 def _described(like: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor, Tensor, int, int]:
     """The levels as kernels read them: resolutions, sizes, first rows, openness, their number, smooth."""
-    sizes = torch.tensor(levels.sizes, dtype=torch.int64, device=like.device)
-    resolutions = torch.tensor(levels.resolutions, dtype=torch.int64, device=like.device)
-    openness = torch.tensor(levels.openness, dtype=like.dtype, device=like.device)
-    return resolutions, sizes, sizes.cumsum(0) - sizes, openness, len(levels.sizes), int(levels.smooth)
+    numbers = tuple(levels.resolutions), tuple(levels.sizes), tuple(levels.openness)
+    return *_on_device(*numbers, like.dtype, like.device), len(levels.sizes), int(levels.smooth)
+
+
+@functools.lru_cache(maxsize=64)
+def _on_device(
+    resolutions: tuple[int, ...], sizes: tuple[int, ...], openness: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Copied once: a copy waits for the GPU, and a CUDA graph that is being recorded does not allow one."""
+    rows = torch.tensor(sizes, device=device)
+    return torch.tensor(resolutions, device=device), rows, rows.cumsum(0) - rows, torch.tensor(openness, dtype=dtype, device=device)
 
 
 def _encode(table: Tensor, positions: Tensor, directions: Tensor | None, *numbers: Any) -> Tensor:

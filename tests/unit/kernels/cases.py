@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from cuda_ext import ops
-from engine.fields.field import make_field
+from cuda_ext.ops_table import dense_table
+from engine.fields.field import make_field, table_twin
 from engine.fields.field_config import FieldConfig
+from engine.fields.hash_grid import HashGrid
 from engine.rendering.composite import accumulate, weights_from_density
 from engine.rendering.march import pack
 
@@ -69,9 +71,34 @@ def with_gradients(outputs: list[Tensor] | tuple[Tensor, ...], leaves: list[Tens
     return [*(out.detach() for out in outputs), *torch.autograd.grad(found, leaves, grads)]
 
 
+def hash_case(features: int, *, smooth: bool) -> Callable[..., list[Tensor]]:
+    """Dense and hashed levels, the finest half open; some positions outside."""
+
+    def case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
+        grid = HashGrid((4, 9, 16, 30), features, 10, generator_of(6), smooth=smooth)
+        grid.max_level = 0.9
+        with torch.no_grad():
+            grid.table.copy_(torch.randn(grid.table.shape, generator=generator_of(7)))
+        grid.to(device, dtype)
+        positions = (torch.rand(4000, 3, generator=generator_of(8)).to(device, dtype) * 1.2 - 0.1).requires_grad_()
+        out = grid(positions) if kernel else grid.forward_twin(positions)
+        (d_positions,) = torch.autograd.grad(out.square().sum(), positions, create_graph=True)
+        return with_gradients([out, d_positions], [grid.table, positions])
+
+    return case
+
+
+def dense_table_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
+    volume = torch.randn(4, 21, 21, 21, generator=generator_of(9)).to(device, dtype).requires_grad_()
+    return with_gradients([(dense_table if kernel else table_twin)(volume, 2.0, with_gradient=True)], [volume])
+
+
 CASES: dict[str, Callable[..., list[Tensor]]] = {
     "composite": composite_case,
     "dense_field softplus": dense_field_case("softplus", with_normals=True),
     "dense_field exp": dense_field_case("exp", with_normals=True),
     "dense_field without normals": dense_field_case("exp", with_normals=False),
+    "dense_table": dense_table_case,
+    "hash_encode of 2": hash_case(2, smooth=True),
+    "hash_encode of 3": hash_case(3, smooth=False),
 }
