@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from engine.errors import UserError
+from engine.guidance.loading import dtype_for, loading_errors, weights_of
 from engine.guidance.mvdream_unet import CAMERA_NUMBERS, load_published, make_unet
 from engine.guidance.packed_prompt import map_embeds
-from engine.guidance.stable_diffusion import StableDiffusion, _weights, noise_and_clean
+from engine.guidance.stable_diffusion import StableDiffusion, noise_and_clean
 from engine.scene.cameras import Cameras
 from engine.scene.view_prompts import PromptEmbeds
 
@@ -44,22 +44,13 @@ class MVDream(StableDiffusion):
         from diffusers import AutoencoderKL, DDIMScheduler
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        root = Path(root)
-        if dtype is None:
-            dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
-        try:
+        dtype = dtype_for(device, dtype)
+        with loading_errors(root):
             unet = _load_unet(root / "unet", dtype)
-            vae = AutoencoderKL.from_pretrained(root, subfolder="vae", **_weights(root / "vae", dtype))
-            text_encoder = CLIPTextModel.from_pretrained(root, subfolder="text_encoder", **_weights(root / "text_encoder", dtype))
+            vae = AutoencoderKL.from_pretrained(root, subfolder="vae", **weights_of(root / "vae", dtype))
+            text_encoder = CLIPTextModel.from_pretrained(root, subfolder="text_encoder", **weights_of(root / "text_encoder", dtype))
             tokenizer = CLIPTokenizer.from_pretrained(root, subfolder="tokenizer", local_files_only=True)
             scheduler = DDIMScheduler.from_pretrained(root, subfolder="scheduler", local_files_only=True)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(
-                f"The model in {root} cannot be loaded: {reason.rstrip('.')}.",
-                "Fetch the folder again, with its .safetensors files.",
-                "model",
-            ) from error
         return MVDream(unet, vae, text_encoder, tokenizer, scheduler, device=device, dtype=dtype)
 
     def condition(self, prompt: PromptEmbeds, cameras: Cameras) -> PromptEmbeds:

@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from engine.errors import UserError
+from engine.guidance.loading import dtype_for, loading_errors, weights_of
 from engine.guidance.packed_prompt import map_embeds
 from engine.guidance.picture_views import PictureViews, half_heights, relative_angles_deg, shares
-from engine.guidance.stable_diffusion import StableDiffusion, _weights, noise_and_clean
+from engine.guidance.stable_diffusion import StableDiffusion, noise_and_clean
 from engine.scene.cameras import Cameras
 from engine.scene.view_prompts import PromptEmbeds
 
@@ -79,24 +79,15 @@ class Zero123(StableDiffusion):
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
         from transformers import CLIPVisionModelWithProjection
 
-        root = Path(root)
-        if dtype is None:
-            dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
-        try:
-            unet = UNet2DConditionModel.from_pretrained(root, subfolder="unet", **_weights(root / "unet", dtype))
-            vae = AutoencoderKL.from_pretrained(root, subfolder="vae", **_weights(root / "vae", dtype))
+        dtype = dtype_for(device, dtype)
+        with loading_errors(root):
+            unet = UNet2DConditionModel.from_pretrained(root, subfolder="unet", **weights_of(root / "unet", dtype))
+            vae = AutoencoderKL.from_pretrained(root, subfolder="vae", **weights_of(root / "vae", dtype))
             encoder: Any = CLIPVisionModelWithProjection
-            image_encoder = encoder.from_pretrained(root, subfolder="image_encoder", **_weights(root / "image_encoder", dtype))
+            image_encoder = encoder.from_pretrained(root, subfolder="image_encoder", **weights_of(root / "image_encoder", dtype))
             scheduler = DDIMScheduler.from_pretrained(root, subfolder="scheduler", local_files_only=True)
             projection = _load_projection(root / "clip_camera_projection")
             pixels = ClipPixels.load(root / "feature_extractor" / "preprocessor_config.json")
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(
-                f"The model in {root} cannot be loaded: {reason.rstrip('.')}.",
-                "Fetch the folder again, with its .safetensors files.",
-                "model",
-            ) from error
         is_stable = STABLE.search(str(root.resolve())) is not None
         return Zero123(unet, vae, image_encoder, projection, scheduler, pixels, is_stable=is_stable, device=device, dtype=dtype)
 

@@ -167,7 +167,7 @@ class SurfaceTrainer:
             gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
             total = torch.stack(list(torch._foreach_norm(gradients))).sum() if gradients else loss
             if not is_finite(loss, total):
-                raise diverged_error("the gradient", self.step, None)
+                raise diverged_error("the gradient", self.step)
 
     @torch.no_grad()
     def picture(self, cameras: Cameras, height: int, width: int) -> PlainImages:
