@@ -98,11 +98,13 @@ class Previews:
         self._emit(Preview(job=self._job, path=str(path), step=trainer.step))
 
     def _inspect(self) -> None:
-        """guidance-NNNNNNN.png: what the model makes of the view from the front, where the teacher can tell."""
+        """guidance-NNNNNNN.png: what the model makes of the front (of a ring, if it sees several views), where the teacher can tell."""
         trainer = self._trainer
         if not isinstance(trainer.teacher, DiffusionTeacher):
             return
-        cameras = orbit_cameras(*(torch.tensor([value]) for value in (0.0, TURN_ELEVATION_DEG, SURVEY_RADIUS, SURVEY_FOV_DEG)))
+        n = trainer.teacher.denoiser.views_per_sample
+        rest = (torch.full((n,), value) for value in (TURN_ELEVATION_DEG, SURVEY_RADIUS, SURVEY_FOV_DEG))
+        cameras = orbit_cameras(torch.arange(n) * 360.0 / n, *rest)
         size = trainer.views(min(trainer.step, trainer.n_steps - 1))[1]
         image = trainer.picture(cameras, size, size).image
         generator = torch.Generator().manual_seed(0)  # the same noise each time: what changes is the render

@@ -93,7 +93,7 @@ class DiffusionTeacher:
         middle = (scheduled(cfg.t_low, step, n_steps) + scheduled(cfg.t_high, step, n_steps)) / 2
         n_levels = self.denoiser.num_train_timesteps
         timesteps = torch.full((len(cameras),), min(int(middle * n_levels), n_levels - 1), device=images.device)
-        prompt = self.prompts.embeds(*camera_angles(cameras), "albedo")
+        prompt = self.denoiser.condition(self.prompts.embeds(*camera_angles(cameras), "albedo"), cameras)
         scale = getattr(make_guidance(cfg, step, n_steps), "guidance_scale", 1.0)
         return inspect(self.denoiser, images, prompt, timesteps, guidance_scale=scale, generator=generator)
 

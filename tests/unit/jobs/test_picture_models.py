@@ -7,10 +7,14 @@ import PIL.Image
 import pytest
 
 from engine.config import make_config
+from engine.errors import UserError
+from engine.sample import SampleRequest, draw_samples
 from engine.scene.reference_view import read_depth, read_normals
 from tests.tiny_mvdream import build_tiny_mvdream
 from tests.tiny_zero123 import build_tiny_zero123
 from tests.unit.training.test_known_maps import tiny_estimator
+
+LOOK = ("--output.inspect-every", "3")
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +45,11 @@ def vertices(run):
 
 
 def test_zero123_makes_an_object_from_a_picture_without_words(generate, zero123, pictures):
-    run = generate("--image", str(pictures / "front.png"), last=["--model", zero123, "--preset", "zero123", "--training.n-steps", "4"])
+    run = generate(
+        "--image", str(pictures / "front.png"), last=["--model", zero123, "--preset", "zero123", "--training.n-steps", "4", *LOOK]
+    )
     assert run.code == 0, run.err
+    assert (run.folder / "previews/guidance-0000003.png").is_file()
     result = json.loads((run.folder / "result/result.json").read_text())
     assert result["guidance"] == "sds" and result["guidance_scale"] == 5 and result["slug"] == "asset"
     assert (run.folder / "result/asset.glb").is_file()
@@ -92,8 +99,9 @@ def test_depth_is_estimated_where_no_map_is_given(generate, pictures, tmp_path):
 
 def test_mvdream_makes_an_object_in_groups_of_four(generate, mvdream):
     settings = ["--preset", "mvdream", "--training.n-steps", "3", "--training.batch-size", "4"]
-    run = generate("a red mug", last=["--model", mvdream, *settings])
+    run = generate("a red mug", last=["--model", mvdream, *settings, *LOOK])
     assert run.code == 0, run.err
+    assert (run.folder / "previews/guidance-0000003.png").is_file()
     assert json.loads((run.folder / "result/result.json").read_text())["guidance_scale"] == 50
 
 
@@ -138,3 +146,9 @@ def test_what_does_not_fit_is_a_sentence(generate, model, zero123, mvdream, pict
     run = generate(*words, small=False)
     assert run.code == 2 and error in run.err and run.err.count("\n") == 1, run.err
     assert not run.folder.exists()
+
+
+def test_what_draws_views_of_an_object_draws_no_single_pictures(mvdream, zero123, tmp_path):
+    for model in (mvdream, zero123):
+        with pytest.raises(UserError, match="draws views of an object .* Choose a text-to-image model"):
+            draw_samples(SampleRequest(prompt="a red mug", model=model), tmp_path, print)
