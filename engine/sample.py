@@ -62,13 +62,13 @@ def draw_samples(request: SampleRequest, out: Path, warn: Callable[[str], None])
     from engine.guidance.model_table import find_model, model_folder
 
     config = _checked(request)
-    for text in check_model(JobRequest(prompt=request.prompt, model=request.model), JobConfig()):
-        warn(text)
     model = find_model(request.model)
     family = FAMILIES[kind_of(model_folder(model))]
     if family.needs_picture or family.views_per_sample > 1:
         text = f"{model.title} draws views of an object that a job shows it, not single pictures of words."
         raise UserError(text, "Choose a text-to-image model, or look at a job with --output.inspect-every.", "model")
+    for text in check_model(JobRequest(prompt=request.prompt, model=request.model), JobConfig()):
+        warn(text)
     if request.view not in (*model.view_words, "none"):
         text = f"view is {request.view!r}, but must be one of {', '.join(model.view_words)}, none."
         raise UserError(text, "Use --view front.", "option")
