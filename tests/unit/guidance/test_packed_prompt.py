@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor
 
 from engine.guidance.packed_prompt import map_embeds
 from engine.scene.view_prompts import PromptEmbeds
 
 
-@dataclass(frozen=True)
-class Richer(PromptEmbeds):
-    empty: Tensor | None = None
-    against: Tensor | None = None
-    camera_to_world: Tensor | None = None
-
-
 def test_embeddings_change_and_nothing_else() -> None:
     text, negative, against, cameras = torch.ones(2, 3, 5), torch.zeros(2, 3, 5), torch.ones(2, 4, 3, 5), torch.ones(2, 4, 4)
-    prompt = map_embeds(Richer(text, negative, negative, against, cameras), lambda value: value + 1)
-    assert isinstance(prompt, Richer) and prompt.against is not None
+    weights = torch.ones(2, 4)
+    rich = PromptEmbeds(text, negative, empty=negative, against=against, against_weights=weights, camera_to_world=cameras)
+    prompt = map_embeds(rich, lambda value: value + 1)
+    assert prompt.against is not None and prompt.against_weights is weights
     assert (prompt.text == 2).all() and (prompt.negative == 1).all() and (prompt.against == 2).all()
     assert prompt.empty is prompt.negative and prompt.camera_to_world is cameras
 

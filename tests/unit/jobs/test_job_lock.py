@@ -81,7 +81,7 @@ def test_a_missing_package_says_which_and_how_to_get_it(tmp_path, monkeypatch):
 def _failure(folder, error, monkeypatch):
     """How a job ends whose model cannot be loaded for this reason."""
 
-    def load(run):
+    def load(run, config):
         raise error
 
     monkeypatch.setattr(jobs, "_load", load)

@@ -107,7 +107,7 @@ def tiny_vae(tmp_path):
 
 def test_a_tiny_encoder_stands_in_until_its_time_is_over(model, tiny_vae):
     own = Denoiser.load(model)
-    denoiser = load_configured(Path(model), "cpu", DenoiserConfig(tiny_vae=str(tiny_vae), tiny_vae_until=0.5))
+    denoiser = load_configured(Path(model), "cpu", DenoiserConfig(precision="float32", tiny_vae=str(tiny_vae), tiny_vae_until=0.5))
     images = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0))
     theirs = AutoencoderTiny.from_pretrained(tiny_vae).encode(2 * images.permute(0, 3, 1, 2) - 1).latents
     denoiser.at(0.2)

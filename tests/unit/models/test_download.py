@@ -208,7 +208,6 @@ def remote(*paths: str) -> list[RemoteFile]:
 
 PARTS = FAMILIES["stable-diffusion"].parts
 TEXT, VAE = "text_encoder/model.safetensors", "vae/diffusion_pytorch_model.safetensors"
-UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
 def chosen(*paths: str) -> set[str]:
@@ -248,7 +247,7 @@ def test_every_family_brings_its_own_parts() -> None:
     assert {file.path for file in wanted_files(files, FAMILIES["deepfloyd"].parts)} == set(deepfloyd)
     xl = FAMILIES["stable-diffusion-xl"].parts
     with pytest.raises(SourceError, match="lacks tokenizer_2"):
-        wanted_files(remote(TEXT, VAE, UNET), xl)
+        wanted_files(remote(TEXT, VAE, "unet/diffusion_pytorch_model.safetensors"), xl)
 
 
 def test_a_copy_without_safetensors_is_refused() -> None:
