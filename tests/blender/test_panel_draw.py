@@ -190,7 +190,7 @@ def test_texts_of_our_own_fit_into_the_default_sidebar(in_state, is_set_up, addo
         for name in ("main", "negative_seed", "model", "reference", "advanced"):
             for kind, _, kwargs in draw(f"DREAMFUSION_PT_{name}").calls:
                 text = kwargs.get("text", "")
-                assert kind not in FULL_WIDTH or len(text) <= MAX_CHARS - 3 * ("icon" in kwargs), text
+                assert kind not in FULL_WIDTH or len(text) <= MAX_CHARS - 3 * (kwargs.get("icon", "NONE") != "NONE"), text
 
 
 def test_a_failure_shows_sentence_and_fix(in_state, addon):
