@@ -46,12 +46,12 @@ PROMPTS: tuple[tuple[str, str, str], ...] = (
     ("a red rocket", "rocket", "red"),
     ("a blue house", "house", "blue"),
     ("a tree", "tree", "natural"),
-    ("a pink donut", "donut", "pink|natural"),
+    ("a pink donut", "donut", "pink"),
     ("a green apple", "apple", "green"),
     ("a turquoise cupcake", "cupcake", "turquoise"),
     ("a snowman", "snowman", "natural"),
     ("a purple mushroom", "mushroom", "purple"),
-    ("an orange pumpkin", "pumpkin", "orange|natural"),
+    ("an orange pumpkin", "pumpkin", "orange"),
     ("a white hat", "hat", "white"),
 )
 

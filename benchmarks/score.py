@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.classifier import Classifier
 from engine.meshing.raster import iou, rasterize, silhouettes
 from engine.scene.cameras import Cameras, orbit_cameras
-from engine.toybox.appearance import CLAY, COLORS
+from engine.toybox.appearance import CLAY, COLORS, MATERIALS
 from engine.toybox.data import FOV_Y_DEG
 from engine.toybox.prop import Variation, place
 from engine.toybox.props import KINDS
@@ -31,6 +31,8 @@ SIZE_PX = 64
 SCALES = (0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15)
 N_SHAPES = 8  # draws of the prop's shape, beside its typical one
 AMBIENT = 0.5
+# Two colours that nobody would give two names.
+SAME_DELTA_E = 5.0
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,20 @@ def color_error(albedo: Tensor, opacity: Tensor, prop: Buffers, color: str) -> f
     return float(np.median(deltaE_ciede2000(rgb2lab(albedo[part].clamp(0, 1).numpy()), rgb2lab(wanted.clamp(0, 1).numpy()))))
 
 
+def is_natural(noun: str, look: str) -> bool:
+    """Whether the prop has this look anyway, so that "natural" is as right a name for it: a golden bell, a pink donut, an orange pumpkin."""
+    wanted = COLORS.get(look) or MATERIALS.get(look)
+    if wanted is None:
+        return False
+    tinted = [part for part in KINDS[noun].build(Variation(None)).parts if part.tinted]
+    natural = rgb2lab(np.array([part.color for part in tinted]))
+    named = rgb2lab(np.array([wanted]) * np.array([[part.shade] for part in tinted]))
+    return bool((deltaE_ciede2000(natural, named) < SAME_DELTA_E).all())
+
+
 def score(mesh: Mesh, noun: str, look: str, judge: Classifier, props: list[Buffers]) -> Score:
-    """`look` is a colour word, a material that brings its colour, or "natural"; "orange|natural" where a prop has that colour anyway."""
-    looks = look.split("|")
+    """`look` is a colour word, a material that brings its colour, or "natural"."""
+    looks = (look, "natural") if is_natural(noun, look) else (look,)
     mesh = Mesh(centered(mesh.vertices), mesh.faces, mesh.corner_uvs, mesh.albedo)
     match, prop = best_iou(mesh.vertices, mesh.faces, props)
     albedo, normals, opacity = draw_views(mesh)
@@ -152,5 +165,5 @@ def score(mesh: Mesh, noun: str, look: str, judge: Classifier, props: list[Buffe
         iou=match,
         clay_named=sum(found == noun for found, _ in clay) / n,
         named=sum(found == noun and seen in looks for found, seen in colored) / n,
-        delta_e=color_error(albedo, opacity, prop, looks[0]) if looks[0] in COLORS else float("nan"),
+        delta_e=color_error(albedo, opacity, prop, look) if look in COLORS else float("nan"),
     )
