@@ -142,7 +142,7 @@ def color_error(albedo: Tensor, opacity: Tensor, prop: Buffers, color: str) -> f
 
 
 def is_natural(noun: str, look: str) -> bool:
-    """Whether the prop has this look anyway, so that "natural" is as right a name for it: a golden bell, a pink donut, an orange pumpkin."""
+    """Whether the prop has this look anyway, so that "natural" is as right a name: a golden bell, a pink donut."""
     wanted = COLORS.get(look) or MATERIALS.get(look)
     if wanted is None:
         return False
