@@ -42,10 +42,11 @@ class Classifier(nn.Module):
         return self.kind(features), self.look(features)
 
     @torch.no_grad()
-    def name(self, images: Tensor) -> list[tuple[str, str]]:
-        """(prop, look) of each picture."""
+    def name(self, *images: Tensor) -> list[tuple[str, str]]:
+        """(prop, look) of each picture [B, H, W, 3]; of several batches that show the same, the opinion on average."""
         nouns = list(KINDS)
-        kind, look = self(images)
+        opinions = [self(batch) for batch in images]
+        kind, look = (sum(head.softmax(-1) for head in heads) for heads in zip(*opinions))
         return [(nouns[int(k)], LOOKS[int(c)]) for k, c in zip(kind.argmax(-1), look.argmax(-1))]
 
 

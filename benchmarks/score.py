@@ -31,6 +31,8 @@ SIZE_PX = 64
 SCALES = (0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15)
 N_SHAPES = 8  # draws of the prop's shape, beside its typical one
 AMBIENT = 0.5
+# What stands behind: the judge looks over each, since over one of them something is always hard to see (clay over gray).
+GROUNDS = (0.15, 0.6, 0.95)
 # Two colours that nobody would give two names.
 SAME_DELTA_E = 5.0
 
@@ -101,15 +103,15 @@ def draw_views(mesh: Mesh, size: int = SIZE_PX) -> tuple[Tensor, Tensor, Tensor]
     return inside[..., :3], torch.nn.functional.normalize(inside[..., 3:6], dim=-1), opacity
 
 
-def light_up(color: Tensor, normals: Tensor, opacity: Tensor) -> Tensor:
-    """Pictures [V, H, W, 3] over gray, lit from the camera's side and above as the judge's training pictures are.
+def light_up(color: Tensor, normals: Tensor, opacity: Tensor) -> list[Tensor]:
+    """Pictures [V, H, W, 3] over each of `GROUNDS`, lit from the camera's side and above as the judge's training pictures are.
 
     A light that stood still would leave the views from behind at `AMBIENT` alone, where white is gray to anyone.
     """
     toward = torch.nn.functional.normalize(views().positions, dim=-1) + torch.tensor([0.0, 0.0, 0.6])
     lambert = torch.einsum("vhwd,vd->vhw", normals, torch.nn.functional.normalize(toward, dim=-1)).clamp_min(0)
     lit = color * (AMBIENT + (1 - AMBIENT) * lambert)[..., None]
-    return lit * opacity[..., None] + 0.6 * (1 - opacity[..., None])
+    return [lit * opacity[..., None] + ground * (1 - opacity[..., None]) for ground in GROUNDS]
 
 
 def prop_buffers(noun: str) -> list[Buffers]:
@@ -158,8 +160,8 @@ def score(mesh: Mesh, noun: str, look: str, judge: Classifier, props: list[Buffe
     mesh = Mesh(centered(mesh.vertices), mesh.faces, mesh.corner_uvs, mesh.albedo)
     match, prop = best_iou(mesh.vertices, mesh.faces, props)
     albedo, normals, opacity = draw_views(mesh)
-    clay = judge.name(light_up(torch.tensor(CLAY).expand_as(albedo), normals, opacity))
-    colored = judge.name(light_up(albedo, normals, opacity))
+    clay = judge.name(*light_up(torch.tensor(CLAY).expand_as(albedo), normals, opacity))
+    colored = judge.name(*light_up(albedo, normals, opacity))
     n = len(clay)
     return Score(
         iou=match,
