@@ -9,6 +9,7 @@ Without --from-job a whole Draft is made, which takes its minutes.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -113,7 +114,8 @@ def take_all(book: Book, engine_python: Path, job: Path | None) -> None:
     book.keep("set-up")
     book.keep_preferences("preferences")
     window.ask(f"bpy.context.preferences.addons[{PACKAGE!r}].preferences.engine_python = {str(engine_python)!r}")
-    window.ask("bpy.context.scene.dreamfusion.prompt = 'a red mug'\nbpy.data.objects.remove(bpy.data.objects['Cube'])")
+    prompt = json.loads((job / "job.json").read_text(encoding="utf-8"))["request"]["prompt"] if job else "a red mug"
+    window.ask(f"bpy.context.scene.dreamfusion.prompt = {prompt!r}\nbpy.data.objects.remove(bpy.data.objects['Cube'])")
     book.keep("ready")
     for name in ("prompt-panels", "mesh-panel", "asset-panel", "advanced"):
         book.keep_open(name, SUB_PANELS[name])
@@ -128,7 +130,7 @@ def take_all(book: Book, engine_python: Path, job: Path | None) -> None:
     book.keep("running")
     book.keep("live-preview-window", "window")
     window.wait_until(RUNTIME + "answer = not runtime.state().is_active", JOB_S)
-    window.wait_until("answer = 'a-red-mug' in bpy.data.objects", 60.0)
+    window.wait_until(f"answer = {prompt.replace(' ', '-')!r} in bpy.data.objects", 60.0)
     window.ask(
         "area = next(area for area in bpy.context.window_manager.windows[0].screen.areas if area.type == 'VIEW_3D')\n"
         "area.spaces.active.shading.color_type = 'TEXTURE'"

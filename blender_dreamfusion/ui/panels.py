@@ -12,8 +12,10 @@ from . import history, models_page, queue, readiness, runtime, setup
 from .drawing import LINE_SCALE, SidebarPanel, SubPanel, draw_text
 from .option_panels import changed_options
 from .presets import DREAMFUSION_PT_presets
+from .properties import PRESETS
 
 PREVIEW_SCALE = 9.0
+PRESETS_IN_A_ROW = 3
 GUIDANCE_KEY = "guidance.guidance_scale"
 
 
@@ -29,7 +31,7 @@ class DREAMFUSION_PT_main(SidebarPanel, bpy.types.Panel):
         setup.draw_first_run(layout, context)
         queue.draw_left(layout)
         draw_prompt(layout, settings)
-        layout.row(align=True).prop(settings, "preset", expand=True)
+        draw_presets(layout, settings)
         column = layout.column(align=True)
         column.scale_y = LINE_SCALE
         for line in readiness.cost_lines(settings):
@@ -71,6 +73,15 @@ class DREAMFUSION_PT_model(SubPanel, bpy.types.Panel):
             layout.prop(settings, "guidance_scale")
             if settings.guidance_scale == 0:
                 layout.label(text="0 takes what suits the method")
+
+
+def draw_presets(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
+    """Buttons beside each other, as many in a row as the default sidebar shows with whole words."""
+    column = layout.column(align=True)
+    for first in range(0, len(PRESETS), PRESETS_IN_A_ROW):
+        row = column.row(align=True)
+        for name, *_ in PRESETS[first : first + PRESETS_IN_A_ROW]:
+            row.prop_enum(settings, "preset", name)
 
 
 def draw_prompt(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:

@@ -56,8 +56,9 @@ def draw(name: str = "DREAMFUSION_PT_main", has_textbox: bool = False) -> Record
             getattr(cls, part)(panel, bpy.context)
     assert "A fault in the add-on" not in recorder.texts(), "a draw raised; see the output"
     for kind, args, kwargs in recorder.calls:
-        if kind in {"prop", "textbox", "prop_search", "template_ID", "template_ID_preview"}:
+        if kind in {"prop", "prop_enum", "textbox", "prop_search", "template_ID", "template_ID_preview"}:
             assert hasattr(args[0], args[1]), args
+            assert not kwargs.get("expand") or len(args[0].bl_rna.properties[args[1]].enum_items) <= 3, "their words would be cut off"
         if kind == "operator":
             category, _, operator = args[0].partition(".")
             assert operator in dir(getattr(bpy.ops, category)), args
