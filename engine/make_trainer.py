@@ -16,10 +16,11 @@ from engine.rendering.render import step_size_for
 from engine.schedule import scheduled
 from engine.training.color_fit import fit_colors
 from engine.training.reference import KnownView
+from engine.training.run_state import Teacher
 from engine.training.shape_fit import fit_shape
 from engine.training.surface_model import DeformableSurface, FixedSurface, SurfaceModel
 from engine.training.surface_trainer import SurfaceTrainer
-from engine.training.trainer import Teacher, Trainer
+from engine.training.trainer import Trainer
 
 
 def make_trainer(

@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
-from engine.config import JobConfig
 from engine.training.collapse import CollapseWatch, DivergedError, collapsed_error
 from engine.training.control import Control
-from engine.training.trainer import StepReport
+from engine.training.run_state import RunState
 
 # Share of a step's time that does not grow with the number of rays (model, optimizer). Only for the guess of the end.
 FIXED_SHARE = 0.6
@@ -20,23 +18,6 @@ PACE_BLEND = 0.1
 
 class CancelledError(Exception):
     """The user ended the job."""
-
-
-class Trainable(Protocol):
-    """What the loop can run: a trainer of a field or of a surface."""
-
-    config: JobConfig
-    step: int
-    restarts: int
-
-    @property
-    def n_steps(self) -> int: ...
-
-    def views(self, step: int) -> tuple[int, int]: ...
-
-    def train_step(self) -> StepReport: ...
-
-    def restart(self, reason: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +32,7 @@ class Hooks:
     warn: Callable[[str], None]
 
 
-def train(trainer: Trainable, control: Control, hooks: Hooks, *, seed: int = 0) -> None:
+def train(trainer: RunState, control: Control, hooks: Hooks, *, seed: int = 0) -> None:
     """Train until the last step, `control.finish` or `control.cancel`. Raises CancelledError, UserError."""
     cfg = trainer.config.training
     pace = Pace(trainer)
@@ -92,7 +73,7 @@ def train(trainer: Trainable, control: Control, hooks: Hooks, *, seed: int = 0) 
         raise CancelledError
 
 
-def _collapse(trainer: Trainable, watch: CollapseWatch, seed: int) -> str:
+def _collapse(trainer: RunState, watch: CollapseWatch, seed: int) -> str:
     """What is wrong, as a sentence; "" if nothing is. Raises UserError if no attempt is left."""
     what = watch.verdict()
     if what and trainer.restarts >= trainer.config.training.restarts:
@@ -103,7 +84,7 @@ def _collapse(trainer: Trainable, watch: CollapseWatch, seed: int) -> str:
 class Pace:
     """How long a step takes and how long the rest will, though later steps render more rays."""
 
-    def __init__(self, trainer: Trainable) -> None:
+    def __init__(self, trainer: RunState) -> None:
         self.trainer = trainer
         self.seconds_per_step = 0.0
         self._started = 0.0

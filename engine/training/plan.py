@@ -10,8 +10,7 @@ import torch
 from engine.guidance.denoiser import Denoiser
 from engine.guidance.memory import weight_bytes
 from engine.scene.sampling import sample_cameras
-from engine.training.surface_trainer import SurfaceTrainer
-from engine.training.trainer import Trainer
+from engine.training.run_state import RunState
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Plan:
         )
 
 
-def make_plan(trainer: Trainer | SurfaceTrainer, denoiser: Denoiser, first_step: int) -> Plan:
+def make_plan(trainer: RunState, denoiser: Denoiser, first_step: int) -> Plan:
     """Measure the teacher on one batch of random pictures. Draws from a generator of its own, so the run stays what it is."""
     n_views, _ = trainer.views(0)
     on_gpu = trainer.device.type == "cuda"
@@ -73,7 +72,7 @@ def make_plan(trainer: Trainer | SurfaceTrainer, denoiser: Denoiser, first_step:
     )
 
 
-def _judge(trainer: Trainer | SurfaceTrainer, n_views: int) -> float:
+def _judge(trainer: RunState, n_views: int) -> float:
     """Seconds of one opinion on a batch, with its gradient."""
     _, size = trainer.views(0)
     generator = torch.Generator().manual_seed(0)

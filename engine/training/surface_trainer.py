@@ -20,39 +20,29 @@ from engine.rendering.march import box_share
 from engine.rendering.render import PlainImages
 from engine.scene.cameras import Cameras
 from engine.scene.sampling import sample_cameras, sample_lights
-from engine.schedule import scheduled
-from engine.training.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
-from engine.training.collapse import diverged_error
+from engine.training.checkpoint import Checkpoint
 from engine.training.ema import Ema
-from engine.training.losses import is_finite, smoothness_loss
+from engine.training.losses import smoothness_loss
+from engine.training.run_state import OPTIMIZERS, RunState, StepReport, Teacher
 from engine.training.surface_losses import laplacian_loss, normal_consistency_loss
 from engine.training.surface_model import SurfaceModel, albedo_of
 from engine.training.surface_render import render_surface
-from engine.training.trainer import GENTLER_RATE, OPTIMIZERS, SMOOTH_PLACES, LearningTeacher, StepReport, Teacher
+from engine.training.trainer import SMOOTH_PLACES
 
 MakeModel = Callable[[torch.Generator], SurfaceModel]
 """Builds the model as it is before the first step."""
 
 
-class SurfaceTrainer:
+class SurfaceTrainer(RunState):
     """Everything that changes during a stage: model, averaged model, optimizer, generators, step."""
 
     def __init__(self, config: JobConfig, seed: int, device: torch.device, teacher: Teacher, make_model: MakeModel) -> None:
-        self.config = config
-        self.device = device
-        self.teacher = teacher
+        super().__init__(config, seed, device, teacher)
         self._make_model = make_model
-        self.generator = torch.Generator().manual_seed(seed)  # cameras, lights, backgrounds: the same on every device
-        self.device_generator = torch.Generator(device=device).manual_seed(seed)  # noise, timesteps, places
-        self.restarts = 0
-        self.restart_reason = ""
         self._begin()
 
-    def _begin(self) -> None:
-        self.step = 0
+    def _make(self) -> None:
         self._use(self._make_model(self.generator))
-        if isinstance(self.teacher, LearningTeacher):
-            self.teacher.begin(self.generator)
 
     def _use(self, model: SurfaceModel) -> None:
         """Train `model` from here on; what the optimizer remembered of another one is forgotten."""
@@ -67,31 +57,11 @@ class SurfaceTrainer:
             groups.append({"params": shape, "lr_scale": scale, "lr": scale, "name": "shape"})
         return groups
 
-    @property
-    def n_steps(self) -> int:
-        return self.config.training.n_steps
-
-    def at(self, value: float | tuple[float, ...]) -> float:
-        """A scheduled setting at this step."""
-        return scheduled(value, self.step, self.n_steps)
-
-    def restart(self, reason: str) -> None:
-        """Begin again after a collapse, gently, with other random draws."""
-        self.restarts += 1
-        self.restart_reason = reason
-        self._begin()
-
-    def views(self, step: int) -> tuple[int, int]:
-        """Batch size and picture size in pixels at `step`."""
-        cfg = self.config
-        size = 8 * round(scheduled(cfg.render.size_px, step, self.n_steps) / 8)
-        return max(1, round(scheduled(cfg.training.batch_size, step, self.n_steps))), max(16, size)
-
     def train_step(self) -> StepReport:
         """One optimizer update. Raises DivergedError."""
         cfg = self.config
         n_views, size = self.views(self.step)
-        self._set_levels()
+        self._set_level()
         if (finer := self.model.refined(round(self.at(cfg.surface.resolution)))) is not None:
             self._use(finer)
         cameras = sample_cameras(cfg.camera, n_views, self.step, self.n_steps, generator=self.generator)
@@ -120,28 +90,16 @@ class SurfaceTrainer:
         if self.model.shape_parameters():
             loss = loss + self.at(cfg.surface.lambda_normal) * normal_consistency_loss(surface)
             loss = loss + self.at(cfg.surface.lambda_laplacian) * laplacian_loss(surface, self.model.cell)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self._check(loss)  # before the optimizer, which would keep a NaN for ever
-        self._set_rate()
-        self.optimizer.step()
+        self._descend(loss)
         self.ema.update(self.model, self.step)
         self.step += 1
         box_opacity = out.opacity.detach().mean() / box_share(cameras).clamp(min=1e-6)
         return StepReport(loss.detach(), guidance_loss.detach(), box_opacity, torch.zeros(()))  # a surface has no density
 
-    def _set_levels(self) -> None:
+    def _set_level(self) -> None:
         level = self.at(self.config.training.max_level)
         self.model.colors.max_level = level
         self.ema.module.colors.max_level = level
-
-    def _set_rate(self) -> None:
-        cfg = self.config.optimizer
-        rate = self.at(cfg.learning_rate) * min(1.0, (self.step + 1) / (cfg.warm_up_steps + 1)) * GENTLER_RATE**self.restarts
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
-        if cfg.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], cfg.max_grad_norm)
 
     def _draw_shading(self) -> tuple[str, float]:
         """Shading and ambient light of a step. Where the shape stays, showing it alone teaches nothing: color in light instead."""
@@ -161,13 +119,6 @@ class SurfaceTrainer:
         offsets = torch.randn(here.shape, generator=generator, device=self.device) * self.config.loss.smooth_radius
         albedo = albedo_of(self.model.colors, torch.cat([here, (here + offsets).clamp(-1, 1)]))
         return smoothness_loss(*albedo.chunk(2))
-
-    def _check(self, loss: Tensor) -> None:
-        if self.device.type == "cpu" or self.step % self.config.training.check_every == 0:  # a wait for the GPU
-            gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-            total = torch.stack(list(torch._foreach_norm(gradients))).sum() if gradients else loss
-            if not is_finite(loss, total):
-                raise diverged_error("the gradient", self.step)
 
     @torch.no_grad()
     def picture(self, cameras: Cameras, height: int, width: int) -> PlainImages:
@@ -200,34 +151,14 @@ class SurfaceTrainer:
         """[V, 3] float32 in [0, 1], sRGB-encoded, at the vertices of `shape`."""
         return albedo_of(self.ema.module.colors, torch.from_numpy(shape.vertices).to(self.device)).clamp(0, 1).cpu().numpy()
 
-    def checkpoint(self) -> Checkpoint:
-        """All that the next step depends on."""
-        parts = {
-            "field": dict(self.model.state_dict()),
-            "ema": dict(self.ema.module.state_dict()),
-            "optimizer": optimizer_tensors(self.optimizer),
-            "occupancy": {},
-            "generators": {"host": self.generator.get_state(), "device": self.device_generator.get_state()},
-        }
-        if isinstance(self.teacher, LearningTeacher):
-            parts |= self.teacher.state()
-        meta = {"step": self.step, "restarts": self.restarts, "restart_reason": self.restart_reason, "device": self.device.type}
-        return Checkpoint(parts, {**meta, "resolution": self.model.resolution, "cell": self.model.cell})
+    def _parts(self) -> dict[str, dict[str, Tensor]]:
+        return {"field": dict(self.model.state_dict()), "ema": dict(self.ema.module.state_dict()), "occupancy": {}}
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue exactly where `checkpoint` was taken. Raises UserError."""
+    def _meta(self) -> dict[str, Any]:
+        return {"resolution": self.model.resolution, "cell": self.model.cell}
+
+    def _load(self, checkpoint: Checkpoint) -> None:
         parts, meta = checkpoint.parts, checkpoint.meta
-        try:
-            self._use(self.model.fitting(parts["field"], meta["resolution"], meta["cell"]))
-            self.model.load_state_dict(parts["field"])
-            self.ema.module.load_state_dict(parts["ema"])
-            restore_optimizer(self.optimizer, parts["optimizer"])
-            if isinstance(self.teacher, LearningTeacher):
-                self.teacher.restore(parts)
-            self.generator.set_state(parts["generators"]["host"])
-            if meta["device"] == self.device.type:
-                self.device_generator.set_state(parts["generators"]["device"])
-            self.step, self.restarts, self.restart_reason = meta["step"], meta["restarts"], meta["restart_reason"]
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise UserError("The checkpoint does not fit this job's settings.", "Start again in another folder.", "checkpoint") from error
-        self._set_levels()
+        self._use(self.model.fitting(parts["field"], meta["resolution"], meta["cell"]))
+        self.model.load_state_dict(parts["field"])
+        self.ema.module.load_state_dict(parts["ema"])
