@@ -230,6 +230,9 @@ def check_request(request: JobRequest) -> JobConfig:
     for view, text in config.guidance.own_texts().items():
         check_text(f"guidance.prompt-{view.split()[-1]}", text)
     check_text("guidance.flaws", config.guidance.flaws)
+    if request.stage != "generate" and (config.output.field_video_list() or config.output.six_views):
+        text = f"output.field-videos and output.six-views show a field, and the stage {request.stage} has none."
+        raise UserError(text, "Leave them out; the turntable shows the mesh.", "option")
     if request.stage != "generate" and not (request.start_mesh or request.start_from):
         text = f"The stage {request.stage} needs a mesh to work on."
         raise UserError(text, f"Name a job folder or a mesh file, for example: {request.stage} a-red-mug-0", "mesh")

@@ -212,6 +212,7 @@ def test_contradictions_are_sentences(job, stage, model):
         ({"start_mesh": "/a.obj"}, "only one can be"),
         ({"stage": "paint"}, "must be one of"),
         ({"reference_image": "/a.png"}, "has no effect on the stage"),
+        ({"overrides": {"output.six_views": "true"}}, "show a field, and the stage texture has none"),
         ({"start_from": ""}, "needs a mesh"),
     ):
         import dataclasses
