@@ -86,3 +86,16 @@ def write_torus_result(folder: Path, n_round: int = 96, n_tube: int = 32, prompt
     info = {"request": {"prompt": prompt, "seed": 1, "preset": "draft"}, "model_licence": "CC0-1.0", "engine": "0.1.0"}
     (folder / "result.json").write_text(json.dumps(info))
     return folder
+
+
+def background_entries(camera):
+    """(file, shown) of each of a camera's background images."""
+    return [(entry.image.filepath, entry.show_background_image) for entry in camera.data.background_images]
+
+
+def write_proxy(path, height=1.0):
+    """A light mesh as the engine writes it: a pyramid, orange."""
+    corners = np.array([[-0.5, -0.5, 0], [0.5, -0.5, 0], [0, 0.5, 0], [0, 0, height]], np.float32)
+    faces = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]], np.int32)
+    np.savez(path, vertices=corners, faces=faces, colors=np.tile(np.array([1.0, 0.5, 0.0], np.float32), (4, 1)))
+    return str(path)

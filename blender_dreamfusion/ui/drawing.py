@@ -48,6 +48,12 @@ def draw_text(layout: bpy.types.UILayout, text: str, *, icon: str = "NONE", n_ch
         column.label(text=line, icon=icon if number == 0 else following)
 
 
+def refuse(operator: Any, why: str) -> bool:
+    """For a poll: no, and the button's tooltip says why."""
+    operator.poll_message_set(why)
+    return False
+
+
 def guarded(cls: type) -> type:
     """`cls` with draws and polls of ours that never raise: a fault is told once, not with every frame, and counts as "no" in a poll.
 
@@ -110,7 +116,7 @@ def _safe_poll(poll: Any) -> Any:
         except Exception as error:  # noqa: BLE001 - as above
             _tell_once(function.__qualname__, error)
             if issubclass(cls, bpy.types.Operator):
-                cls.poll_message_set(FAULT)
+                return refuse(cls, FAULT)
             return False
 
     return classmethod(safe)

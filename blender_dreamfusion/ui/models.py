@@ -16,6 +16,7 @@ from ..core.model_list import DEFAULT_MODEL, ModelRow
 from ..core.settings import NOT_SET_UP
 from ..core.task_process import TaskProcess, TaskState, TaskStatus
 from . import preferences, tasks
+from .drawing import refuse
 from .ids import ADDON_PACKAGE, PACKAGE_ROOT
 
 # Tasks: the list is asked for in a second, the others take minutes; one of each at a time.
@@ -206,15 +207,13 @@ class _ModelOperator:
         if not _can_ask(cls, context):
             return False
         if tasks.is_running(WORK_TASK):
-            cls.poll_message_set("A model is being worked on; wait for it or cancel it")  # type: ignore[attr-defined]
-            return False
+            return refuse(cls, "A model is being worked on; wait for it or cancel it")
         return True
 
 
 def _can_ask(cls: type, context: bpy.types.Context) -> bool:
     if preferences.engine_python(context) is None:
-        cls.poll_message_set("The engine does this, and it is not set up")  # type: ignore[attr-defined]
-        return False
+        return refuse(cls, "The engine does this, and it is not set up")
     return True
 
 
@@ -231,8 +230,7 @@ class DREAMFUSION_OT_model_download(_ModelOperator, bpy.types.Operator):
         if not super().poll(context):
             return False
         if not bpy.app.online_access:
-            cls.poll_message_set(OFFLINE)
-            return False
+            return refuse(cls, OFFLINE)
         return True
 
     def execute(self, context: bpy.types.Context) -> set[str]:

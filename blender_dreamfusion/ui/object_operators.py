@@ -16,6 +16,7 @@ from ..core.import_plan import LOD_SHARES, ImportPlan
 from ..core.naming import slug
 from ..core.results import ResultError
 from . import preferences, runtime
+from .drawing import refuse
 from .import_settings import SHADING_ITEMS, scene_plan
 
 # Kept values of the last call would silently change the next one.
@@ -138,8 +139,7 @@ class _OnActiveMesh:
     def poll(cls: Any, context: bpy.types.Context) -> bool:
         active = context.active_object
         if active is None or active.type != "MESH":
-            cls.poll_message_set("Select a mesh object first")
-            return False
+            return refuse(cls, "Select a mesh object first")
         return True
 
     def execute(self: Any, context: bpy.types.Context) -> set[str]:
@@ -163,8 +163,7 @@ class DREAMFUSION_OT_replace_mesh(_OnActiveMesh, _Importing, bpy.types.Operator)
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         if not is_generated(context.active_object):
-            cls.poll_message_set("Select an object that was generated here")
-            return False
+            return refuse(cls, "Select an object that was generated here")
         return True
 
     def change(self, context: bpy.types.Context, active: bpy.types.Object) -> set[str]:

@@ -4,6 +4,7 @@ import bpy
 
 from ..core.job_state import Status
 from . import runtime
+from .drawing import refuse
 
 
 class _JobOperator:
@@ -17,8 +18,7 @@ class _JobOperator:
     def poll(cls, _context: bpy.types.Context) -> bool:
         if runtime.state().status in cls.allowed:
             return True
-        cls.poll_message_set(cls.refusal)  # type: ignore[attr-defined]
-        return False
+        return refuse(cls, cls.refusal)
 
 
 class DREAMFUSION_OT_cancel(_JobOperator, bpy.types.Operator):

@@ -9,7 +9,7 @@ import bpy
 
 from ..core.queue import QueueEntry
 from . import runtime
-from .drawing import draw_text
+from .drawing import draw_text, refuse
 from .history import DREAMFUSION_PG_row
 from .ids import TAB
 
@@ -126,8 +126,7 @@ class _OnWaiting:
     def poll(cls, _context: bpy.types.Context) -> bool:
         if runtime.queue().entries:
             return True
-        cls.poll_message_set("No job waits")  # type: ignore[attr-defined]
-        return False
+        return refuse(cls, "No job waits")
 
 
 class DREAMFUSION_OT_queue_move(_OnWaiting, bpy.types.Operator):
@@ -175,8 +174,7 @@ class _OnLeft:
     def poll(cls, _context: bpy.types.Context) -> bool:
         if runtime.queue().left:
             return True
-        cls.poll_message_set("No job was left waiting")  # type: ignore[attr-defined]
-        return False
+        return refuse(cls, "No job was left waiting")
 
 
 class DREAMFUSION_OT_queue_continue(_OnLeft, bpy.types.Operator):

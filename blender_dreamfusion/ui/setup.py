@@ -16,7 +16,7 @@ import bpy
 from ..core.deferred import Deferred
 from ..core.task_process import Task, TaskState, TaskStatus
 from . import models, preferences, runtime, tasks
-from .drawing import WRAP_CHARS, draw_text
+from .drawing import WRAP_CHARS, draw_text, refuse
 from .ids import PACKAGE_ROOT
 
 if TYPE_CHECKING:
@@ -245,11 +245,9 @@ class _WorkOperator:
     @classmethod
     def poll(cls, _context: bpy.types.Context) -> bool:
         if tasks.is_running(WORK):
-            cls.poll_message_set("The set-up is at work; cancel it or wait for it")  # type: ignore[attr-defined]
-            return False
+            return refuse(cls, "The set-up is at work; cancel it or wait for it")
         if runtime.state().is_active:
-            cls.poll_message_set("A job is running; cancel it or wait for it")  # type: ignore[attr-defined]
-            return False
+            return refuse(cls, "A job is running; cancel it or wait for it")
         return True
 
 

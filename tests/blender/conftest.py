@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
 import shutil
 import sys
@@ -12,9 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
-from tests.blender_results import PACKAGE, ROOT, write_box_result
+from tests.blender_results import PACKAGE, ROOT, write_box_result, write_png
 
 # Read by Blender when it starts, so before bpy is imported: nobody's own preferences are touched.
 USER_FOLDER = Path(tempfile.mkdtemp(prefix="dreamfusion-tests-"))
@@ -84,3 +86,27 @@ def engine_python() -> str:
     if not named and importlib.util.find_spec("torch") is None:
         pytest.skip("no torch in this Python; name one that has it in DREAMFUSION_TEST_ENGINE_PYTHON")
     return named or sys.executable
+
+
+@pytest.fixture
+def camera():
+    """The scene's camera, three metres in front and a little above."""
+    data = bpy.data.cameras.new("Camera")
+    obj = bpy.data.objects.new("Camera", data)
+    bpy.context.scene.collection.objects.link(obj)
+    obj.location, obj.rotation_euler = (0.0, -3.0, 1.0), (math.radians(80), 0.0, 0.0)
+    bpy.context.scene.camera = obj
+    bpy.context.view_layer.update()
+    return obj
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """Writes pictures; every call another file."""
+
+    def write(color=(255, 0, 0), width=16, height=8):
+        path = tmp_path / f"view-{len(list(tmp_path.glob('*.png')))}.png"
+        write_png(path, np.full((height, width, 3), color, np.uint8))
+        return str(path)
+
+    return write
