@@ -27,6 +27,20 @@ def tiny_tokenizer(max_tokens: int = 24) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_tokens, pad_token=EOS)
 
 
+def tiny_vae(image_size: int, latent_channels: int, scaling_factor: float) -> AutoencoderKL:
+    """Random, latents a quarter as wide as the picture."""
+    return AutoencoderKL(
+        sample_size=image_size,
+        latent_channels=latent_channels,
+        block_out_channels=(8, 8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        norm_num_groups=4,
+        scaling_factor=scaling_factor,
+    )
+
+
 def build_tiny_sd(
     root: Path,
     *,
@@ -66,16 +80,7 @@ def build_tiny_sd(
             addition_embed_type=addition_embed_type,
             addition_embed_type_num_heads=2,
         )
-        vae = AutoencoderKL(
-            sample_size=image_size,
-            latent_channels=latent_channels,
-            block_out_channels=(8, 8, 16),
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            layers_per_block=1,
-            norm_num_groups=4,
-            scaling_factor=scaling_factor,
-        )
+        vae = tiny_vae(image_size, latent_channels, scaling_factor)
         text_encoder = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(tokenizer),

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from tests.tiny_sd import tiny_vae
 
 DIM = 16
 CLIP_SIZE = 28
@@ -32,16 +34,7 @@ def build_tiny_zero123(root: Path, *, image_size: int = 32, scaling_factor: floa
             cross_attention_dim=DIM,
             norm_num_groups=8,
         )
-        vae = AutoencoderKL(
-            sample_size=image_size,
-            latent_channels=4,
-            block_out_channels=(8, 8, 16),
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            layers_per_block=1,
-            norm_num_groups=4,
-            scaling_factor=scaling_factor,
-        )
+        vae = tiny_vae(image_size, 4, scaling_factor)
         image_encoder = CLIPVisionModelWithProjection(
             CLIPVisionConfig(
                 hidden_size=16,
