@@ -113,6 +113,12 @@ class JobConfig:
     output: OutputConfig = dataclasses.field(default_factory=OutputConfig)
 
     def __post_init__(self) -> None:
+        if self.guidance.method == "vsd" and self.model.vram == "low":
+            raise UserError(
+                "guidance.method vsd trains a part of the U-Net, which model.vram low never has on the GPU as a whole.",
+                "Use --vram normal with a smaller --render.size-px or --training.batch-size, or another --guidance.method.",
+                "option",
+            )
         n_steps = self.training.n_steps
         for step in range(0, n_steps, max(1, n_steps // 100)):
             low, high = (scheduled(end, step, n_steps) for end in (self.guidance.t_low, self.guidance.t_high))

@@ -111,6 +111,11 @@ def test_a_prompt_for_one_view_is_checked_like_the_prompt():
         check_request(JobRequest(prompt="a mug", overrides={"guidance.prompt_side": "a mug\nwith a handle"}))
 
 
+def test_what_trains_the_u_net_cannot_have_it_taken_apart():
+    with pytest.raises(UserError, match="vsd trains a part of the U-Net.* Use --vram normal"):
+        make_config("draft", {"guidance.method": "vsd", "model.vram": "low"})
+
+
 def test_a_solid_background_draws_no_grays():
     with pytest.raises(UserError, match="render.background is solid and draws nothing. Leave --render.gray-background out"):
         make_config("draft", {"render.background": "solid", "render.gray_background": "true"})
