@@ -43,7 +43,9 @@ def middle(area): return corner(area)[0] + main_region(area).width // 3, corner(
 # When the job first was in each status, by Blender's clock.
 NOTE_TIMES = """
 import time
-def note(state): note.times.setdefault(state.status.value, time.monotonic())
+def note(state):
+    if state.status.value not in ('cancelling', 'cancelled') or state.status.value not in note.times:
+        note.times[state.status.value] = time.monotonic()
 note.times = {}
 runtime.followers.append(note)
 """
@@ -155,7 +157,9 @@ def test_cancel_by_mouse_is_over_within_five_seconds_also_while_the_engine_loads
     window.click("dreamfusion.cancel")
     wait_for(window, "cancelled", CLICK_S)
     times = window.ask(RUNTIME + "answer = runtime.followers.pop().times")
-    assert times["cancelled"] - times["cancelling"] < CANCEL_S
+    # From when it was first seen cancelling; that may be over between two looks, then from when it was last seen at work.
+    cancelled = times.pop("cancelled")
+    assert cancelled - times.get("cancelling", max(times.values())) < CANCEL_S
     keep_screenshot("cancelled")
 
 
