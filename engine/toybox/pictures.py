@@ -26,6 +26,10 @@ SHOWN_MORE = {
     **dict.fromkeys(("mug", "table", "stool", "lamp", "teapot", "key", "sword", "hat", "shield"), 2.0),
 }
 
+# Seen from above many props are but a disc, and few views are: what little tells them apart there needs more showing.
+SHOWN_MORE_FROM_ABOVE = 2.0
+ABOVE_DEG = 50.0
+
 LOOKS = ("natural", *COLORS, *MATERIALS)
 """What a picture's colour can be, for a judge to name."""
 
@@ -62,8 +66,10 @@ class Pictures:
             raise FileNotFoundError(f"no shards in {self.folder}; write some with python -m engine.toybox.data --out {self.folder}")
         self._kinds = list(KINDS.values())
         shown = torch.tensor([SHOWN_MORE.get(noun, 1.0) for noun in KINDS])
-        self._weights = torch.cat([shown[shard["kinds"].long()] for shard in self._shards])
-        return sum(len(shard["kinds"]) for shard in self._shards)
+        kinds = torch.cat([shard["kinds"].long() for shard in self._shards])
+        elevation = torch.cat([shard["cameras"][:, 1] for shard in self._shards])
+        self._weights = shown[kinds] * torch.where(elevation >= ABOVE_DEG, SHOWN_MORE_FROM_ABOVE, 1.0)
+        return len(kinds)
 
     def _rows(self, n: int) -> dict[str, Tensor]:
         starts = torch.tensor([0, *(len(shard["kinds"]) for shard in self._shards)]).cumsum(0)
