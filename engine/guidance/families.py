@@ -71,8 +71,8 @@ def _is_mvdream(unet: Mapping[str, Any]) -> bool:
 
 
 def _is_zero123(unet: Mapping[str, Any]) -> bool:
-    # A picture's latents stand beside the noisy ones.
-    return unet.get("addition_embed_type") is None and unet.get("in_channels") == 2 * (unet.get("out_channels") or 0) > 0
+    # A picture's latents stand beside the noisy ones. "text": the token is added to the timestep too, as in Toybox.
+    return unet.get("addition_embed_type") in (None, "text") and unet.get("in_channels") == 2 * (unet.get("out_channels") or 0) > 0
 
 
 # Kind, as models.toml names it, to its family.

@@ -15,10 +15,12 @@ from engine.scene.cameras import orbit_cameras
 from engine.scene.reference_view import FRAME
 from engine.scene.view_prompts import PromptEmbeds
 from engine.toybox.data import FOV_Y_DEG, VIEWS_PER_SHAPE, pack
+from engine.toybox.pairs import PairSource, framed
 from engine.toybox.prop import Part, PlacedProp, Prop
 from engine.toybox.sdf import sphere
 from engine.toybox.tracer import render_buffers
-from engine.toybox.zero123_training import PairSource, Sibling, framed, train
+from engine.toybox.unet_training import Toybox
+from engine.toybox.zero123_training import ExamplePool, Sibling, align, train
 
 TOYBOX = Path(__file__).resolve().parents[3] / "engine/toybox/weights"
 RADIUS = 0.6
@@ -82,12 +84,23 @@ def test_it_starts_as_toyboxs_unet_that_sees_no_picture() -> None:
 
 def test_the_loss_teaches_every_part(data: Path) -> None:
     sibling = Sibling.from_toybox(TOYBOX)
-    sibling.loss(PairSource(data, 0).draw(2), torch.Generator().manual_seed(1)).backward()
+    pool, generator = ExamplePool(sibling, PairSource(data, 0)), torch.Generator().manual_seed(1)
+    pool.add(2)
+    sibling.loss(pool.draw(2, generator), generator).backward()
     seen = {name: p.grad for name, p in sibling.trained.items() if p.grad is not None}
     assert set(sibling.trained) - set(seen) == set()
     assert seen["unet.conv_in.weight"][:, 8:].abs().sum() > 0, "the picture's latents"
     for name in ("projection.weight", "image_encoder.visual_projection.weight", "image_encoder.vision_model.embeddings.class_embedding"):
         assert seen[name].abs().sum() > 0, name
+
+
+def test_the_image_encoder_learns_to_say_what_words_would(data: Path) -> None:
+    torch.manual_seed(0)
+    sibling = Sibling.from_toybox(TOYBOX)
+    before = sibling.unet.conv_in.weight.clone()
+    losses = align(sibling, Toybox.load(TOYBOX), PairSource(data, 0), seconds=8.0)
+    assert sum(losses[-3:]) / 3 < 0.8 * losses[0], losses
+    assert torch.equal(before, sibling.unet.conv_in.weight) and all(p.requires_grad for p in sibling.unet.parameters())
 
 
 def test_what_it_writes_after_some_steps_is_a_model_that_runs(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
