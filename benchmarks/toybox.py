@@ -2,13 +2,15 @@
 
     python -m benchmarks.toybox [--sheet docs/pictures/toybox_samples.png]
 
-Samples go through the product's own loading and denoising code.
+Samples go through the product's own loading and denoising code. Beside them stands what the judge says of renders of the very props
+from the same sides: from straight above a bell, a hat and a lamp are discs, to the judge too.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import statistics
 import time
 from pathlib import Path
 
@@ -33,6 +35,8 @@ from engine.toybox.tracer import render_buffers
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "engine" / "toybox" / "weights"
 VIEWS = ("front", "left side", "back", "overhead")
+# Azimuth and elevation in degrees.
+CANONICAL = {"front": (0.0, 0.0), "left side": (90.0, 0.0), "back": (180.0, 0.0), "overhead": (0.0, 90.0)}
 STEPS = 20
 GUIDANCE_SCALE = 3.0
 
@@ -44,22 +48,54 @@ def draw_samples(model: StableDiffusion, prompts: list[str], seed: int) -> Tenso
     return sample(model, embeds, n_steps=STEPS, guidance_scale=GUIDANCE_SCALE, generator=torch.Generator().manual_seed(seed))
 
 
+Named = dict[str, tuple[float, float]]
+"""For each view: the share of pictures whose prop, and whose prop and colour, the judge names."""
+
+
+def name_views(pictures: list[tuple[str, str, Tensor]]) -> Named:
+    """Of (prop, colour, its pictures [V, H, W, 3] from `VIEWS`)."""
+    judge = load_classifier()
+    found = [(noun, color, judge.name(images)) for noun, color, images in pictures]
+    named: Named = {}
+    for v, view in enumerate(VIEWS):
+        props = [seen[v][0] == noun for noun, _, seen in found]
+        both = [seen[v] == (noun, color) for noun, color, seen in found]
+        named[view] = statistics.mean(props), statistics.mean(both)
+    return named
+
+
+def subjects() -> list[tuple[str, str]]:
+    """Each prop with a colour drawn for it."""
+    rng = random.Random(0)
+    return [(noun, rng.choice(list(COLORS))) for noun in KINDS]
+
+
 @torch.no_grad()
-def name_samples(model: StableDiffusion, sheet: Path) -> tuple[float, float]:
-    """Shares of samples whose prop, and whose prop and colour, the judge names; writes the sheet, a row of four views a prop."""
-    judge, rng = load_classifier(), random.Random(0)
-    pictures, props, both = [], 0, 0
-    for i, noun in enumerate(KINDS):
-        color = rng.choice(list(COLORS))
+def name_samples(model: StableDiffusion, sheet: Path) -> Named:
+    """Of the model's samples; writes them to the sheet, four views a prop."""
+    drawn = []
+    for i, (noun, color) in enumerate(subjects()):
         prompts = [full_prompt(article(f"a {color} {noun}"), "", view) for view in VIEWS]
-        images = draw_samples(model, prompts, seed=i)
-        pictures.append(images)
-        for found, look in judge.name(images):
-            props += found == noun
-            both += found == noun and look == color
-    save_sheet(sheet, torch.cat(pictures), columns=16)
-    n = len(KINDS) * len(VIEWS)
-    return props / n, both / n
+        drawn.append((noun, color, draw_samples(model, prompts, seed=i)))
+    save_sheet(sheet, torch.cat([images for _, _, images in drawn]), columns=16)
+    return name_views(drawn)
+
+
+@torch.no_grad()
+def name_renders(size: int) -> Named:
+    """Of renders, lit, of shapes that training never saw, from the same sides."""
+    generator, angles = torch.Generator().manual_seed(1), torch.tensor([CANONICAL[view] for view in VIEWS])
+    n = len(angles)
+    cameras = orbit_cameras(angles[:, 0], angles[:, 1], torch.full((n,), 2.9), torch.full((n,), FOV_Y_DEG))
+    toward = torch.nn.functional.normalize(cameras.positions, dim=-1)
+    drawn = []
+    for i, (noun, color) in enumerate(subjects()):
+        shape = place(KINDS[noun].build(Variation(20_000_000 + i)))
+        light, ambient = draw_light(toward, generator)
+        tint, plain = torch.tensor([COLORS[color]] * n), torch.full((n,), PATTERNS.index("plain"))
+        looks = Looks(tint, plain, torch.zeros(n, dtype=torch.long), light, ambient, draw_background(n, generator))
+        drawn.append((noun, color, paint(unpack(pack(render_buffers(shape, cameras, size, size))), looks)))
+    return name_views(drawn)
 
 
 @torch.no_grad()
@@ -97,9 +133,15 @@ def main() -> None:
     median, high = rebuild_error(model)
     print(f"autoencoder: CIEDE2000 of rebuilt pixels, median {median:.1f}, 95th percentile {high:.1f}", flush=True)
     start = time.monotonic()
-    prop, both = name_samples(model, args.sheet)
-    print(f"samples ({len(KINDS)} props x {len(VIEWS)} views, {STEPS} steps, guidance {GUIDANCE_SCALE:g}): the judge names", end=" ")
-    print(f"the prop of {100 * prop:.1f} %, prop and colour of {100 * both:.1f} %  ({time.monotonic() - start:.0f} s); sheet: {args.sheet}")
+    samples, renders = name_samples(model, args.sheet), name_renders(model.image_size)
+    print(
+        f"{len(KINDS)} samples a view, {STEPS} steps, guidance {GUIDANCE_SCALE:g} ({time.monotonic() - start:.0f} s); sheet: {args.sheet}"
+    )
+    print(f"{'the judge names':16}{'of samples':>12}{'with colour':>12}{'of renders':>12}{'with colour':>12}")
+    for view in VIEWS:
+        print(f"{view:16}" + "".join(f"{100 * share:10.1f} %" for share in (*samples[view], *renders[view])))
+    means = [statistics.mean(column) for named in (samples, renders) for column in zip(*named.values())]
+    print(f"{'all':16}" + "".join(f"{100 * share:10.1f} %" for share in means))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from engine.toybox.pictures import Worded
 from engine.toybox.prompts import draw_subject, full_prompt
 from engine.toybox.props import KINDS
 
-# Lit, unlit and clay, as Toybox's own pictures; the picture that is given is never clay.
-SHADING_SHARE = (0.5, 0.4, 0.1)
+# Lit and unlit, as Toybox's own pictures. Never clay: nothing would tell the model when to paint it.
+SHADING_SHARE = (0.5, 0.5)
 WHITE = 1.0
 
 
@@ -60,7 +60,7 @@ class PairSource:
         pattern = torch.tensor([subject.pattern_index for subject in subjects])
         shares = torch.tensor(SHADING_SHARE)
         wanted_shading = torch.multinomial(shares, n, replacement=True, generator=self.generator)
-        given_shading = torch.multinomial(shares[:2], n, replacement=True, generator=self.generator)
+        given_shading = torch.multinomial(shares, n, replacement=True, generator=self.generator)
         cameras, wanted = self._paint(second, tint, pattern, wanted_shading, draw_background(n, self.generator))
         given_cameras, given = self._paint(first, tint, pattern, given_shading, torch.full((n, 2, 3), WHITE))
         given, given_cameras = framed(given, unpack(first["buffers"])["opacity"], given_cameras)
