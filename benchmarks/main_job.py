@@ -65,26 +65,12 @@ class Run:
     stats: dict[str, float]
 
 
-def generate(prompt: str, seed: int, preset: str, out: Path, extra: list[str]) -> tuple[float, float]:
+def generate(arguments: list[str], out: Path) -> tuple[float, float]:
     """Run the engine's own process; returns wall seconds and the largest resident memory in GB of it and its children."""
-    command = [
-        sys.executable,
-        "-m",
-        "engine",
-        "generate",
-        prompt,
-        "--model",
-        "toybox",
-        "--preset",
-        preset,
-        "--seed",
-        str(seed),
-        "--out",
-        str(out),
-    ]
+    command = [sys.executable, "-m", "engine", "generate", *arguments, "--out", str(out), "--json"]
     start, peak = time.monotonic(), 0
     with (out.parent / f"{out.name}.log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen([*command, "--json", *extra], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         watched = psutil.Process(process.pid)
         while process.poll() is None:
             try:
@@ -101,7 +87,8 @@ def run_one(prompt: str, noun: str, look: str, args: argparse.Namespace, seed: i
     out = args.out / f"{noun}-{seed}"
     measured = args.out / f"{noun}-{seed}.json"
     if not (out / "result" / "result.json").exists():
-        wall, peak = generate(prompt, seed, args.preset, out, extra)
+        settings = ["--model", "toybox", "--preset", args.preset, "--seed", str(seed)]
+        wall, peak = generate([prompt, *settings, *extra], out)
         measured.write_text(json.dumps({"wall_s": wall, "peak_gb": peak}), encoding="utf-8")
     cost = json.loads(measured.read_text(encoding="utf-8"))
     if not (out / "result" / "result.json").exists():
