@@ -82,7 +82,7 @@ class LossConfig:
 
     lambda_opacity: Scheduled = (0.0, 0.0, 0.3, 5.0)
     """Against haze and floaters: mean sqrt(opacity^2 + 0.01). 0..1e4, may be scheduled."""
-    lambda_entropy: Scheduled = (0.0, 0.0, 0.3, 0.0, 1.0, 200.0)
+    lambda_entropy: Scheduled = (0.0, 0.0, 0.3, 0.0, 1.0, 600.0)
     """For pixels that are either covered or not: mean binary entropy of the opacity. 0..1e4, may be scheduled."""
     lambda_orientation: Scheduled = 0.0
     """Against surfaces that face away from the camera that sees them; only on lit steps. 0..1e4, may be scheduled."""
