@@ -51,8 +51,9 @@ class GuidanceConfig:
     uniform or x0."""
     rescale: float = 0.5
     """How far the guided picture's extra contrast is taken back; image-target and sdi. 0..1."""
-    n_ddim_steps: int = 1
-    """Denoising steps from the noisy render to the target, each costs a call of the model; image-target and sdi. 1..50."""
+    n_ddim_steps: Scheduled = 1.0
+    """Denoising steps from the noisy render to the target, each costs a call of the model; one gives a blurred target where there is
+    much noise, in which thin parts drown. image-target and sdi. 1..50, may be scheduled."""
     space: Literal["image", "latent"] = "image"
     """Whether pixels or latents are pulled; image-target and sdi."""
     negative_scale: Scheduled = (0.0, 0.0, 0.5, 1.0)
@@ -108,7 +109,7 @@ class GuidanceConfig:
         check_scheduled("guidance.guidance-scale", self.guidance_scale, 0, 1000)
         check_range("guidance.weight", self.weight, 0, 1e6)
         check_range("guidance.rescale", self.rescale, 0, 1)
-        check_range("guidance.n-ddim-steps", self.n_ddim_steps, 1, 50)
+        check_scheduled("guidance.n-ddim-steps", self.n_ddim_steps, 1, 50)
         check_scheduled("guidance.negative-scale", self.negative_scale, 0, 1000)
         check_scheduled("guidance.bridge", self.bridge, 0, 1)
         check_range("guidance.n-inversion-steps", self.n_inversion_steps, 0, 50)

@@ -208,7 +208,7 @@ class Descent:
 def align(sibling: Sibling, teacher: Toybox, source: PairSource, *, seconds: float) -> list[float]:
     """Teach the image encoder to say what words would: the U-Net's embedding of its token against that of Toybox's prompt.
 
-    Returns the squared error of each step, in variances of the target.
+    Returns the squared error of each step; one is that of saying the same of all pictures.
     """
     heard = sibling.unet.add_embedding.requires_grad_(False)
     descent = Descent("align", sibling.eyes)
@@ -217,7 +217,7 @@ def align(sibling: Sibling, teacher: Toybox, source: PairSource, *, seconds: flo
         with torch.no_grad():
             wanted = heard(teacher.embed(pairs.worded))
         said = heard(sibling.tokens(pairs.given, pairs.moves))
-        descent.step(F.mse_loss(said, wanted) / wanted.var(), rate)
+        descent.step(F.mse_loss(said, wanted) / F.mse_loss(wanted, wanted.mean(dim=0).expand_as(wanted)), rate)
     heard.requires_grad_(True)
     return descent.losses
 

@@ -107,6 +107,8 @@ def make_guidance(config: GuidanceConfig, step: int, n_steps: int) -> Guidance:
     for name, own in (("guidance_scale", 0), ("n_inversion_steps", 0), ("timestep_weight", "auto")):
         if wanted.get(name) == own:
             del wanted[name]
+    if "n_ddim_steps" in wanted:
+        wanted["n_ddim_steps"] = round(wanted["n_ddim_steps"])
     return GUIDANCES[config.method](**wanted)
 
 
