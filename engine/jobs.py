@@ -226,6 +226,8 @@ def _load(run: _Run, config: JobConfig) -> tuple[AnyTrainer, torch.device]:
     from engine.training.checkpoint import latest_checkpoint
     from engine.training.plan import make_plan
     from engine.training.reference import as_prompt, joined_cameras, load_known_views
+    from engine.training.surface_trainer import SurfaceTrainer
+    from engine.training.surface_views import CONTROL_PX
     from engine.training.teacher import DiffusionTeacher, make_prompts
 
     request = run.folder.request
@@ -246,6 +248,8 @@ def _load(run: _Run, config: JobConfig) -> tuple[AnyTrainer, torch.device]:
     denoiser.drop_text_encoder()
     teacher = DiffusionTeacher(denoiser, prompts, config.guidance, known_cameras)
     trainer = make_trainer(run.folder, config, device, teacher, known_views)
+    if config.model.control_net and isinstance(trainer, SurfaceTrainer):
+        teacher.watch(lambda cameras: trainer.control_picture(cameras, min(denoiser.image_size, CONTROL_PX)))
     run.emit(Plan(job=run.job, text=str(make_plan(trainer, denoiser, checkpoint.meta["step"] if checkpoint else 0))))
     if checkpoint is not None:
         trainer.restore(checkpoint)

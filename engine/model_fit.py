@@ -1,9 +1,12 @@
-"""Whether a job gives its model what it asks for: a picture, or views in groups. No torch here."""
+"""Whether a job gives its model what it asks for, a picture or views in groups, and nothing it cannot use. No torch here."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from engine.config import JobConfig
 from engine.errors import UserError
+from engine.guidance.control_folder import check_control_folder
 from engine.guidance.families import FAMILIES
 from engine.guidance.model_table import Model
 from engine.protocol import JobRequest
@@ -19,3 +22,18 @@ def check_fit(model: Model, request: JobRequest, config: JobConfig) -> None:
     if wanted not in (1, config.camera.views_per_group):
         text = f"{model.title} looks at {wanted} views of one object at once, but camera.placement is {config.camera.placement}."
         raise UserError(text, f"Use --preset {model.kind}, or --camera.placement four-view.", "option")
+    if config.model.control_net:
+        _check_control_net(model, request.stage, Path(config.model.control_net).expanduser())
+
+
+def _check_control_net(model: Model, stage: str, folder: Path) -> None:
+    if stage == "generate":
+        text = "A ControlNet holds the model to a surface that is known, and a new field has none."
+        raise UserError(text, "Use it with the stages texture and refine, or leave --control-net out.", "option")
+    family = FAMILIES[model.kind]
+    if not family.takes_control_net:
+        titles = " and ".join(other.title for other in FAMILIES.values() if other.takes_control_net)
+        raise UserError(
+            f"{family.title} takes no ControlNet, only {titles} do.", "Leave --control-net out, or use another --model.", "option"
+        )
+    check_control_folder(folder)

@@ -35,6 +35,7 @@ class Family:
         fits: whether a U-Net with these settings (unet/config.json) is of this family. The first row that fits is taken.
         needs_picture: whether its prompt is a picture and not words; a job for it must have one.
         views_per_sample: as in `Denoiser`.
+        takes_control_net: whether a ControlNet can hold it to a surface.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Family:
     fits: Callable[[Mapping[str, Any]], bool]
     needs_picture: bool = False
     views_per_sample: int = 1
+    takes_control_net: bool = False
 
     def load(self, root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Denoiser:
         """The model in `root`. Raises UserError, code "model"."""
@@ -103,6 +105,7 @@ FAMILIES: dict[str, Family] = {
         parts={"tokenizer": "", "text_encoder": TRANSFORMERS_STEM, "unet": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM, "scheduler": ""},
         denoiser="engine.guidance.stable_diffusion:StableDiffusion",
         fits=_is_stable_diffusion,
+        takes_control_net=True,
     ),
     "stable-diffusion-xl": Family(
         title="Stable Diffusion XL",
@@ -117,6 +120,7 @@ FAMILIES: dict[str, Family] = {
         },
         denoiser="engine.guidance.stable_diffusion_xl:StableDiffusionXL",
         fits=_is_stable_diffusion_xl,
+        takes_control_net=True,
     ),
     "deepfloyd": Family(
         title="DeepFloyd IF, stage I",

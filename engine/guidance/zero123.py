@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from engine.guidance.denoiser import Denoiser
 from engine.guidance.loading import dtype_for, loading_errors, weights_of
 from engine.guidance.packed_prompt import map_embeds
 from engine.guidance.picture_views import PictureViews, half_heights, relative_angles_deg, shares
@@ -111,6 +112,9 @@ class Zero123(StableDiffusion):
         # Without the scaling factor: the models were trained that way.
         self._image_latents = self.encode(views.pictures) / self._scaling_factor  # [R, C, h, w]
         self._views = views
+
+    def use_control_net(self, folder: Path, scale: float = 1.0) -> None:
+        Denoiser.use_control_net(self, folder, scale)  # its U-Net is another: refused
 
     def condition(self, prompt: PromptEmbeds, cameras: Cameras) -> PromptEmbeds:
         """What each of B cameras shall see: packed rows for `text`, rows of zeros for whatever else the prompt holds."""

@@ -29,9 +29,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("n_steps", "of"), [(1, 10), (3, 10), (5, 10)])
-def test_the_target_is_what_the_image_to_image_pipeline_makes(
-    root: Path, n_steps: int, of: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_target_is_what_the_image_to_image_pipeline_makes(root: Path, n_steps: int, of: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # We take the middle of the VAE's posterior, the pipeline a draw from it.
     monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
     pipe = StableDiffusionImg2ImgPipeline.from_pretrained(root, local_files_only=True, dtype=torch.float32)
