@@ -7,14 +7,15 @@ from pathlib import Path
 from engine.config import JobConfig
 from engine.errors import UserError
 from engine.guidance.control_folder import check_control_folder
-from engine.guidance.families import FAMILIES
-from engine.guidance.model_table import Model
+from engine.guidance.families import FAMILIES, Family
+from engine.guidance.model_table import Model, models
 from engine.protocol import JobRequest
 
 
 def check_fit(model: Model, request: JobRequest, config: JobConfig) -> None:
     """Raise UserError, code "option" or "image", with the setting that mends it."""
     family = FAMILIES[model.kind]
+    _check_method(model, family, config)
     if family.needs_picture and not request.reference_image:
         text = f"{model.title} makes an object from a picture, and none was given."
         raise UserError(text, "Give one with --image, or use a model that follows words.", "image")
@@ -24,6 +25,21 @@ def check_fit(model: Model, request: JobRequest, config: JobConfig) -> None:
         raise UserError(text, f"Use --preset {model.kind}, or --camera.placement four-view.", "option")
     if config.model.control_net:
         _check_control_net(model, request.stage, Path(config.model.control_net).expanduser())
+
+
+def _check_method(model: Model, family: Family, config: JobConfig) -> None:
+    method = config.guidance.method
+    special = {other.method: kind for kind, other in FAMILIES.items() if other.method}
+    if family.method and method != family.method:
+        text = f"{family.title} denoises nothing, so guidance.method {method} cannot use it."
+        raise UserError(text, f"Use --guidance.method {family.method}, or another --model.", "option")
+    if method in special and special[method] != model.kind:
+        text = f"guidance.method {method} needs {FAMILIES[special[method]].title}, and {model.title} is a diffusion model."
+        wanted = next((other.id for other in models().values() if other.kind == special[method]), "FOLDER")
+        raise UserError(text, f"Use --model {wanted}, or another --guidance.method.", "option")
+    if family.method and config.output.inspect_every:
+        text = f"{family.title} denoises nothing, so output.inspect-every has nothing to show."
+        raise UserError(text, "Leave --output.inspect-every out.", "option")
 
 
 def _check_control_net(model: Model, stage: str, folder: Path) -> None:

@@ -64,6 +64,8 @@ def draw_samples(request: SampleRequest, out: Path, warn: Callable[[str], None])
     config = _checked(request)
     model = find_model(request.model)
     family = FAMILIES[kind_of(model_folder(model))]
+    if family.method:
+        raise UserError(f"{family.title} judges pictures and draws none.", "Choose a text-to-image model.", "model")
     if family.needs_picture or family.views_per_sample > 1:
         text = f"{model.title} draws views of an object that a job shows it, not single pictures of words."
         raise UserError(text, "Choose a text-to-image model, or look at a job with --output.inspect-every.", "model")

@@ -17,7 +17,7 @@ from tests.guidance_problems import generator, gradient, optimise, prompt_of
 
 SIZE = 8
 # VSD learns as it goes and has tests of its own.
-WITHOUT_STATE = sorted(set(GUIDANCES) - {"vsd"})
+WITHOUT_STATE = sorted(set(GUIDANCES) - {"vsd", "clip"})  # CLIP is no diffusion model: test_clip.py
 
 
 def known_images(n: int = 2) -> Tensor:
