@@ -8,7 +8,7 @@ from engine.config import JobConfig
 from engine.errors import UserError
 from engine.guidance.control_folder import check_control_folder
 from engine.guidance.families import FAMILIES, Family
-from engine.guidance.model_table import Model, models
+from engine.guidance.model_table import Model, find_model, model_folder, models
 from engine.protocol import JobRequest
 
 
@@ -16,6 +16,8 @@ def check_fit(model: Model, request: JobRequest, config: JobConfig) -> None:
     """Raise UserError, code "option" or "image", with the setting that mends it."""
     family = FAMILIES[model.kind]
     _check_method(model, family, config)
+    if config.guidance.clip_model:
+        _check_clip_beside(config.guidance.clip_model)
     if family.needs_picture and not request.reference_image:
         text = f"{model.title} makes an object from a picture, and none was given."
         raise UserError(text, "Give one with --image, or use a model that follows words.", "image")
@@ -40,6 +42,17 @@ def _check_method(model: Model, family: Family, config: JobConfig) -> None:
     if family.method and config.output.inspect_every:
         text = f"{family.title} denoises nothing, so output.inspect-every has nothing to show."
         raise UserError(text, "Leave --output.inspect-every out.", "option")
+
+
+def _check_clip_beside(name: str) -> None:
+    model = find_model(name)
+    if FAMILIES[model.kind].method != "clip":
+        raise UserError(f"guidance.clip-model is {name}, which is no CLIP.", "Use --guidance.clip-model clip-vit-l14.", "model")
+    folder = model_folder(model)
+    if Path(model.path).is_absolute():  # a folder of the user's, which nobody has looked at yet
+        from engine.model_store.layout import check_folder  # it knows the hub, whose package is slow to import
+
+        check_folder(folder)
 
 
 def _check_control_net(model: Model, stage: str, folder: Path) -> None:

@@ -41,15 +41,20 @@ class ClipSimilarity:
 
         Raises: ValueError for a denoiser whose latents are no embedding.
         """
-        if denoiser.latent_shape[1:] != (1, 1):
-            raise ValueError(f"the clip guidance needs CLIP, got latents of the shape {list(denoiser.latent_shape)}")
-        crops = random_crops(images, self.n_crops, denoiser.image_size, generator)  # [K B, S, S, 3]
-        embeds = denoiser.encode(crops)[:, :, 0, 0].unflatten(0, (self.n_crops, -1))  # [K, B, D]
+        embeds = crop_embeds(denoiser, images, self.n_crops, generator)
         fit = cosine_similarity(embeds, prompt.text[:, 0], dim=-1)  # [K, B]
         loss = 1 - fit
         if prompt.empty is not None and prompt.empty is not prompt.negative:  # else there is no negative prompt
             loss = loss + self.negative_scale * cosine_similarity(embeds, prompt.negative[:, 0], dim=-1)
         return GuidanceLoss(self.guidance_scale * loss.mean(), {"similarity": fit.detach().mean()})
+
+
+def crop_embeds(denoiser: Denoiser, images: Tensor, n_crops: int, generator: torch.Generator) -> Tensor:
+    """Random crops of images [B, H, W, 3] as CLIP's unit vectors [K, B, D]. Differentiable. Raises ValueError if it is no CLIP."""
+    if denoiser.latent_shape[1:] != (1, 1):
+        raise ValueError(f"the clip guidance needs CLIP, got latents of the shape {list(denoiser.latent_shape)}")
+    crops = random_crops(images, n_crops, denoiser.image_size, generator)  # [K B, S, S, 3]
+    return denoiser.encode(crops)[:, :, 0, 0].unflatten(0, (n_crops, -1))
 
 
 def random_crops(images: Tensor, n_crops: int, size: int, generator: torch.Generator) -> Tensor:

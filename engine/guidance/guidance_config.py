@@ -67,7 +67,11 @@ class GuidanceConfig:
     negative_scale: Scheduled = (0.0, 0.0, 0.5, 1.0)
     """Strength of the negative prompt, against the empty one with csd, against the prompt with clip. 0..1000, may be scheduled."""
     n_crops: int = 4
-    """Random crops of each view that CLIP looks at; clip. 1..64."""
+    """Random crops of each view that CLIP looks at; clip, and beside every method with guidance.clip-model. 1..64."""
+    clip_model: str = ""
+    """Id or folder of a CLIP model that judges the renders beside the method; empty: none."""
+    clip_weight: Scheduled = 10.0
+    """Multiplies 1 - the cosine of picture and prompt that this CLIP sees. 0..1000, may be scheduled."""
     bridge: Scheduled = (0.0, 0.0, 0.5, 0.0, 0.5, 1.0)
     """How much of the direction comes from the prompt with flaws, the rest is sds; sds-bridge. 0..1, may be scheduled."""
     flaws: str = "oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
@@ -122,6 +126,7 @@ class GuidanceConfig:
         check_range("guidance.n-ddim-steps", self.n_ddim_steps, 1, 50)
         check_scheduled("guidance.negative-scale", self.negative_scale, 0, 1000)
         check_range("guidance.n-crops", self.n_crops, 1, 64)
+        check_scheduled("guidance.clip-weight", self.clip_weight, 0, 1000)
         check_scheduled("guidance.bridge", self.bridge, 0, 1)
         check_range("guidance.n-inversion-steps", self.n_inversion_steps, 0, 50)
         check_range("guidance.inversion-gap", self.inversion_gap, 0.001, 1)
@@ -159,6 +164,8 @@ class GuidanceConfig:
                 "option",
             )
         for item in dataclasses.fields(self):
+            if item.name == "n_crops" and self.clip_model:
+                continue
             users = _READ_FOR.get(item.name) or [method for method, names in METHOD_SETTINGS.items() if item.name in names]
             if users and self.method not in users and getattr(self, item.name) != item.default:
                 raise UserError(
@@ -166,12 +173,21 @@ class GuidanceConfig:
                     f"Leave it out, or use --guidance.method {users[0]}.",
                     "option",
                 )
+        self._check_clip()
         if self.method == "sds-bridge" and not self.flaws.strip():
             raise UserError(
                 "guidance.flaws is empty, but guidance.method sds-bridge compares the prompt with the prompt and its flaws.",
                 "Leave --guidance.flaws out, or use --guidance.method sds.",
                 "option",
             )
+
+    def _check_clip(self) -> None:
+        if self.clip_model and self.method == "clip":
+            text = "guidance.clip-model puts CLIP beside another method, but guidance.method is clip already."
+            raise UserError(text, "Leave --guidance.clip-model out.", "option")
+        if not self.clip_model and self.clip_weight != 10.0:
+            text = "guidance.clip-weight has no effect without guidance.clip-model."
+            raise UserError(text, "Use --guidance.clip-model clip-vit-l14, or leave it out.", "option")
 
     def _check_views(self) -> None:
         if self.view_prompts != "off":

@@ -24,6 +24,7 @@ from engine.scene.view_prompts import PromptEmbeds, ViewPrompts
 from engine.scene.view_weights import VIEWS
 from engine.schedule import scheduled
 from engine.training.checkpoint import optimizer_tensors, restore_optimizer
+from engine.training.run_state import Teacher
 from engine.training.surface_views import SurfaceView
 
 
@@ -33,13 +34,22 @@ class DiffusionTeacher:
     Args:
         known_cameras: where pictures were taken; the nearer a view is to one of them, the less the model has to say
             (`angle_scale`). None: as much everywhere.
+        beside: another teacher, whose loss is added.
     """
 
-    def __init__(self, denoiser: Denoiser, prompts: ViewPrompts, config: GuidanceConfig, known_cameras: Cameras | None = None) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        prompts: ViewPrompts,
+        config: GuidanceConfig,
+        known_cameras: Cameras | None = None,
+        beside: Teacher | None = None,
+    ) -> None:
         self.denoiser = denoiser
         self.prompts = prompts
         self.config = config
         self.known_cameras = known_cameras
+        self.beside = beside
         self._renders: AdaptedScore | None = None
         self._surface_view: SurfaceView | None = None
 
@@ -83,6 +93,7 @@ class DiffusionTeacher:
         ).repeat_interleave(per_sample)
         prompt = self.prompts.embeds(*camera_angles(cameras), shading, perp_neg=scheduled(cfg.perp_neg, step, n_steps))
         prompt = self._told(prompt, cameras)
+        renders = images
         if self.known_cameras is not None:
             images = scale_gradient(images, angle_scale(cameras, self.known_cameras))
         guidance = make_guidance(cfg, step, n_steps)
@@ -90,7 +101,10 @@ class DiffusionTeacher:
             guidance = dataclasses.replace(guidance, renders=self._renders)
             prompt = dataclasses.replace(prompt, camera_to_world=cameras.camera_to_world)
         images = clip_gradient(images, cfg.image_grad_clip)
-        return guidance.loss(self.denoiser, images, prompt, timesteps.to(images.device), generator).loss
+        loss = guidance.loss(self.denoiser, images, prompt, timesteps.to(images.device), generator).loss
+        if self.beside is not None:
+            loss = loss + self.beside.loss(renders, cameras, shading, step, n_steps, generator)
+        return loss
 
     def _told(self, prompt: PromptEmbeds, cameras: Cameras) -> PromptEmbeds:
         """The prompt as the denoiser takes it, after it was shown what it must see of these B views."""
