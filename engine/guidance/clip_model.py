@@ -49,7 +49,7 @@ class Clip(Denoiser):
         """
         dtype = dtype_for(device, dtype)
         with loading_errors(root):
-            model = CLIPModel.from_pretrained(root, **weights_of(root, dtype))
+            model: Any = CLIPModel.from_pretrained(root, **weights_of(root, dtype))
             tokenizer = CLIPTokenizer.from_pretrained(root, local_files_only=True)
             pixels = ClipPixels.load(root / "preprocessor_config.json")
             if pixels.size != model.config.vision_config.image_size:

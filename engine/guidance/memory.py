@@ -58,7 +58,7 @@ def save_memory(denoiser: Denoiser, level: VramLevel) -> None:
         vae.enable_slicing()
     if savings.slice_attention:
         for part in (unet, parts.get("control_net")):
-            if hasattr(part, "set_attention_slice"):
+            if part is not None and hasattr(part, "set_attention_slice"):
                 part.set_attention_slice("auto")
     if unet is not None and savings.stream_unet and on_gpu:
         stream(unet, lambda weight: weight.to(denoiser.device, non_blocking=True), keep=lambda weight: weight.to("cpu").pin_memory())
