@@ -14,7 +14,13 @@ from engine.errors import UserError
 from engine.version import ENGINE_VERSION
 
 # Settings that have a name of their own on the command line.
-SHORT_FLAGS = {"model.vram": ("--vram",), "model.lora": ("--lora",)}
+SHORT_FLAGS = {
+    "model.vram": ("--vram",),
+    "model.lora": ("--lora",),
+    "model.control_net": ("--control-net",),
+    "model.control_kind": ("--control-kind",),
+    "model.control_scale": ("--control-scale",),
+}
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

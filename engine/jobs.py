@@ -224,8 +224,11 @@ def _load(run: _Run, config: JobConfig) -> tuple[AnyTrainer, torch.device]:
     from engine.guidance.picture_views import PicturePrompted
     from engine.make_trainer import make_trainer
     from engine.training.checkpoint import latest_checkpoint
+    from engine.training.clip_teacher import make_clip_teacher
     from engine.training.plan import make_plan
     from engine.training.reference import as_prompt, joined_cameras, load_known_views
+    from engine.training.surface_trainer import SurfaceTrainer
+    from engine.training.surface_views import CONTROL_PX
     from engine.training.teacher import DiffusionTeacher, make_prompts
 
     request = run.folder.request
@@ -244,8 +247,14 @@ def _load(run: _Run, config: JobConfig) -> tuple[AnyTrainer, torch.device]:
     run.progress("load", 2, 3, text="Reading the prompt")
     prompts = make_prompts(denoiser, model, request.prompt, request.negative, config.guidance, config.camera)
     denoiser.drop_text_encoder()
-    teacher = DiffusionTeacher(denoiser, prompts, config.guidance, known_cameras)
+    beside = None
+    if config.guidance.clip_model:
+        pictures = as_prompt(known_views) if known_views else None
+        beside = make_clip_teacher(request.prompt, config.guidance, config.camera, pictures, device, config.model.precision)
+    teacher = DiffusionTeacher(denoiser, prompts, config.guidance, known_cameras, beside)
     trainer = make_trainer(run.folder, config, device, teacher, known_views)
+    if config.model.control_net and isinstance(trainer, SurfaceTrainer):
+        teacher.watch(lambda cameras: trainer.control_picture(cameras, min(denoiser.image_size, CONTROL_PX)))
     run.emit(Plan(job=run.job, text=str(make_plan(trainer, denoiser, checkpoint.meta["step"] if checkpoint else 0))))
     if checkpoint is not None:
         trainer.restore(checkpoint)

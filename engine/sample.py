@@ -64,6 +64,8 @@ def draw_samples(request: SampleRequest, out: Path, warn: Callable[[str], None])
     config = _checked(request)
     model = find_model(request.model)
     family = FAMILIES[kind_of(model_folder(model))]
+    if family.method:
+        raise UserError(f"{family.title} judges pictures and draws none.", "Choose a text-to-image model.", "model")
     if family.needs_picture or family.views_per_sample > 1:
         text = f"{model.title} draws views of an object that a job shows it, not single pictures of words."
         raise UserError(text, "Choose a text-to-image model, or look at a job with --output.inspect-every.", "model")
@@ -82,7 +84,6 @@ def draw_samples(request: SampleRequest, out: Path, warn: Callable[[str], None])
 
     denoiser = load_configured(model_folder(model), pick_device(request.device), config)
     if request.control_net:
-        denoiser.use_control_net(Path(request.control_net).expanduser(), request.control_scale)
         denoiser.show_surface(_read_picture(Path(request.control_image).expanduser()))
     cell = denoiser.pixels_per_latent * 2 ** _halvings(denoiser.parts.get("unet"))
     for name in ("height", "width"):
@@ -127,12 +128,11 @@ def _checked(request: SampleRequest) -> DenoiserConfig:
     check_range("seed", request.seed, 0, 2**31 - 1)
     for name in ("height", "width"):
         check_range(name, getattr(request, name), 0, MAX_PIXELS)
-    check_range("control-scale", request.control_scale, 0, 2)
     if bool(request.control_net) != bool(request.control_image):
         text = "A ControlNet and the picture of the surface that it reads go together, and only one of the two is given."
         raise UserError(text, "Give both: --control-net FOLDER --control-image FILE", "option")
     vram = parse_value(request.vram, VramLevel, "vram")
-    return DenoiserConfig(vram=vram, lora=request.lora)
+    return DenoiserConfig(vram=vram, lora=request.lora, control_net=request.control_net, control_scale=request.control_scale)
 
 
 def _read_picture(path: Path) -> Tensor:

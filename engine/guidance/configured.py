@@ -1,4 +1,4 @@
-"""A model as a job's settings want it: its family's Denoiser, LoRAs on top, as thrifty with memory as asked."""
+"""A model as a job's settings want it: its family's Denoiser, LoRAs and ControlNet on top, as thrifty with memory as asked."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": to
 
 
 def load_configured(root: Path, device: torch.device | str, config: DenoiserConfig) -> Denoiser:
-    """The model in a folder with its LoRAs on top, in the wanted precision, as thrifty as `config.vram` asks.
+    """The model in a folder with its LoRAs and its ControlNet on top, in the wanted precision, as thrifty as `config.vram` asks.
 
     Raises: UserError, code "model" or "option".
     """
     denoiser = load_denoiser(root, device, PRECISIONS.get(config.precision) or job_dtype(torch.device(device)))
     for lora in parse_loras(config.lora):
         merge_lora(denoiser, lora)
+    if config.control_net:
+        denoiser.use_control_net(Path(config.control_net).expanduser(), config.control_scale)
     if config.tiny_vae:
         denoiser.use_tiny_encoder(Path(config.tiny_vae).expanduser(), config.tiny_vae_until)
     save_memory(denoiser, config.vram)

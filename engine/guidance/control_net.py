@@ -16,6 +16,7 @@ from diffusers import ControlNetModel
 from torch import Tensor
 
 from engine.errors import UserError
+from engine.guidance.control_folder import check_control_folder
 from engine.guidance.denoiser import resize
 
 
@@ -27,7 +28,7 @@ class ControlNet:
     """
 
     def __init__(self, net: Any, scale: float, pixels_per_latent: int) -> None:
-        self._net = net
+        self.net = net
         self._scale = scale
         self._pixels_per_latent = pixels_per_latent
         self._pictures: Tensor | None = None
@@ -38,8 +39,7 @@ class ControlNet:
 
         Raises: UserError, code "model", if it is no such folder or was made for another family.
         """
-        if not (root / "config.json").is_file():
-            raise UserError(f"{root} is no ControlNet: it has no config.json.", "Choose its folder in diffusers' layout.", "model")
+        check_control_folder(root)
         with loading_errors(root):
             net = ControlNetModel.from_pretrained(root, **weights_of(root, unet.dtype))
         for name in ("in_channels", "cross_attention_dim", "block_out_channels", "addition_embed_type"):
@@ -62,7 +62,7 @@ class ControlNet:
             raise ValueError("a ControlNet needs pictures of the surface; call show() before predict()")
         height, width = (side * self._pixels_per_latent for side in noisy.shape[2:])
         pictures = resize(self._pictures, height, width).permute(0, 3, 1, 2)
-        down, mid = self._net(
+        down, mid = self.net(
             noisy,
             timesteps,
             controlnet_cond=pictures.repeat(len(noisy) // len(pictures), 1, 1, 1).to(dtype=noisy.dtype, device=noisy.device),

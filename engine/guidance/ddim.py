@@ -31,7 +31,8 @@ def denoise(
     for i, level in enumerate(levels):
         scores = predict_scores(denoiser, noisy, level, prompt, ("text", "negative"))
         text, uncond = scores["text"], scores["negative"]
-        clean = rescale(classifier_free(text.clean, uncond.clean, guidance_scale), text.clean, rescale_phi)
+        guided = classifier_free(text.clean, uncond.clean, guidance_scale)
+        clean = rescale(guided, text.clean, rescale_phi, denoiser.views_per_sample)
         if i + 1 < len(levels):
             noise = classifier_free(text.noise, uncond.noise, guidance_scale)
             noisy = denoiser.add_noise(clean, noise, levels[i + 1])
@@ -39,9 +40,12 @@ def denoise(
 
 
 def falling_levels(timesteps: Tensor, n_steps: int) -> list[Tensor]:
-    """n_steps levels [B] int64 from `timesteps` [B] towards 0 in equal steps: t, t (1 - 1/n), ..., t/n. The way to 0 is the last step."""
+    """n_steps levels [B] int64 from `timesteps` [B] down in equal steps; the way to the clean picture is the last one.
+
+    Level t is the (t + 1)-th step from clean, so (t + 1) (1 - i/n) - 1: what diffusers' "trailing" spacing (2305.08891) has below t.
+    """
     parts = [1 - i / n_steps for i in range(n_steps)]
-    return [(timesteps.float() * part).round().long() for part in parts]
+    return [((timesteps + 1).float() * part).round().long().clamp(min=1) - 1 for part in parts]
 
 
 @torch.no_grad()

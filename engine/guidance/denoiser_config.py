@@ -53,7 +53,19 @@ class DenoiserConfig:
     """Folder of a tiny encoder (TAESD, AutoencoderTiny) that stands in for the model's own for most of the run; empty: none."""
     tiny_vae_until: float = 0.8
     """Up to which part of the run the tiny encoder stands in. 0..1."""
+    control_net: str = ""
+    """Folder of a ControlNet that holds the model to the mesh it paints; stages texture and refine; empty: none."""
+    control_kind: Literal["depth", "normal"] = "depth"
+    """What the ControlNet was made to read: depth, white is near, or normals, red right, green up, blue towards the camera."""
+    control_scale: float = 1.0
+    """How strongly the ControlNet acts. 0..2."""
 
     def __post_init__(self) -> None:
         check_range("model.tiny-vae-until", self.tiny_vae_until, 0, 1)
+        check_range("model.control-scale", self.control_scale, 0, 2)
         parse_loras(self.lora)
+        if not self.control_net and (self.control_kind != "depth" or self.control_scale != 1):
+            name = "control-kind" if self.control_kind != "depth" else "control-scale"
+            raise UserError(
+                f"model.{name} has no effect without a ControlNet.", "Name its folder with --control-net, or leave it out.", "option"
+            )

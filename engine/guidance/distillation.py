@@ -60,16 +60,22 @@ def classifier_free(text: Tensor, uncond: Tensor, guidance_scale: float) -> Tens
     return uncond + guidance_scale * (text - uncond)
 
 
-def rescale(guided: Tensor, text: Tensor, phi: float) -> Tensor:
+def rescale(guided: Tensor, text: Tensor, phi: float, views_per_sample: int = 1) -> Tensor:
     """Pull the contrast that classifier-free guidance adds back to the contrast of the text's own prediction.
 
     guided' = phi f guided + (1 - phi) guided, f = std(text) / std(guided) of each sample. phi 0 leaves it alone.
     2305.08891, eqs. 15 and 16, applied to x0 as MVDream (2308.16512, section 3.3) does.
+
+    Args:
+        guided, text: [B, C, h, w].
+        views_per_sample: so many neighbours share one factor, taken over all their values: views that were denoised as one
+            picture keep their contrast against each other. B is a multiple of it.
     """
     if phi == 0:
         return guided
-    factor = text.std(dim=(1, 2, 3), keepdim=True) / guided.std(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
-    return guided * (phi * factor + (1 - phi))
+    samples = (-1, views_per_sample * guided[0].numel())
+    factor = text.reshape(samples).std(dim=1) / guided.reshape(samples).std(dim=1).clamp(min=1e-6)
+    return guided * (phi * factor + (1 - phi)).repeat_interleave(views_per_sample).view(-1, 1, 1, 1)
 
 
 def limit(latent_grad: Tensor, clip: float, rms_limit: RmsLimit, rms: float) -> Tensor:

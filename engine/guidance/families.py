@@ -1,6 +1,7 @@
 """The table of model families: adding one is one file with a Denoiser and one row here.
 
-A family is known by its U-Net's settings, so a folder needs no label. No torch here, so that listing models is quick.
+A family is known by the settings of its U-Net, or of the whole where there is none, so a folder needs no label. No torch here, so that
+listing models is quick.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ class Family:
 
     Attributes:
         title: in an error's sentence, "Stable Diffusion".
-        parts: folder of each part to how its weight files are called before ".safetensors"; "" for a part without weights.
+        parts: folder of each part ("": the model's own) to how its weight files are called before ".safetensors"; "" for a part
+            without weights.
         denoiser: "module:Class", imported when a model of the family is loaded. The class has
             `load(root: Path, device: torch.device | str, dtype: torch.dtype | None) -> Denoiser`; dtype None means its own choice.
-        fits: whether a U-Net with these settings (unet/config.json) is of this family. The first row that fits is taken.
+        fits: whether a model with these settings (unet/config.json, or config.json) is of this family. The first row that fits is taken.
         needs_picture: whether its prompt is a picture and not words; a job for it must have one.
         views_per_sample: as in `Denoiser`.
+        method: the only guidance that it serves, for a model that denoises nothing; "": all the others.
+        takes_control_net: whether a ControlNet can hold it to a surface.
     """
 
     title: str
@@ -43,6 +47,8 @@ class Family:
     fits: Callable[[Mapping[str, Any]], bool]
     needs_picture: bool = False
     views_per_sample: int = 1
+    method: str = ""
+    takes_control_net: bool = False
 
     def load(self, root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Denoiser:
         """The model in `root`. Raises UserError, code "model"."""
@@ -66,6 +72,10 @@ def _is_deepfloyd(unet: Mapping[str, Any]) -> bool:
     return is_pixels and unet.get("encoder_hid_dim") is not None and unet.get("class_embed_type") is None
 
 
+def _is_clip(settings: Mapping[str, Any]) -> bool:
+    return settings.get("model_type") == "clip"
+
+
 def _is_mvdream(unet: Mapping[str, Any]) -> bool:
     return unet.get("_class_name") == "MultiViewUNetModel"
 
@@ -77,6 +87,13 @@ def _is_zero123(unet: Mapping[str, Any]) -> bool:
 
 # Kind, as models.toml names it, to its family.
 FAMILIES: dict[str, Family] = {
+    "clip": Family(
+        title="CLIP",
+        parts={"": TRANSFORMERS_STEM},
+        denoiser="engine.guidance.clip_model:Clip",
+        fits=_is_clip,
+        method="clip",
+    ),
     "mvdream": Family(
         title="MVDream",
         parts={"tokenizer": "", "text_encoder": TRANSFORMERS_STEM, "unet": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM, "scheduler": ""},
@@ -103,6 +120,7 @@ FAMILIES: dict[str, Family] = {
         parts={"tokenizer": "", "text_encoder": TRANSFORMERS_STEM, "unet": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM, "scheduler": ""},
         denoiser="engine.guidance.stable_diffusion:StableDiffusion",
         fits=_is_stable_diffusion,
+        takes_control_net=True,
     ),
     "stable-diffusion-xl": Family(
         title="Stable Diffusion XL",
@@ -117,6 +135,7 @@ FAMILIES: dict[str, Family] = {
         },
         denoiser="engine.guidance.stable_diffusion_xl:StableDiffusionXL",
         fits=_is_stable_diffusion_xl,
+        takes_control_net=True,
     ),
     "deepfloyd": Family(
         title="DeepFloyd IF, stage I",
@@ -128,12 +147,12 @@ FAMILIES: dict[str, Family] = {
 
 
 def kind_of(folder: Path) -> str:
-    """The family that a folder's U-Net fits, "stable-diffusion" where its settings cannot be read. Judges nothing; see `check_family`."""
+    """The family that a folder's settings fit, "stable-diffusion" where they cannot be read. Judges nothing; see `check_family`."""
     try:
-        unet = _unet_settings(folder)
+        settings = _settings(folder)
     except UserError:
         return "stable-diffusion"
-    return next((kind for kind, family in FAMILIES.items() if family.fits(unet)), "stable-diffusion")
+    return next((kind for kind, family in FAMILIES.items() if family.fits(settings)), "stable-diffusion")
 
 
 def has_parts(folder: Path, kind: str) -> bool:
@@ -154,13 +173,13 @@ def check_parts(folder: Path) -> None:
 
 
 def check_family(folder: Path) -> None:
-    """Raise UserError, code "model", for a folder whose U-Net is of no family in the table."""
-    unet = _unet_settings(folder)
-    if any(family.fits(unet) for family in FAMILIES.values()):
+    """Raise UserError, code "model", for a folder that is of no family in the table."""
+    settings = _settings(folder)
+    if any(family.fits(settings) for family in FAMILIES.values()):
         return
     known = ", ".join(family.title for family in FAMILIES.values())
-    n_in, n_out, addition = unet.get("in_channels"), unet.get("out_channels"), unet.get("addition_embed_type")
-    if (addition is None and n_in != n_out) or unet.get("class_embed_type") == "timestep":
+    n_in, n_out, addition = (settings.get(name) for name in ("in_channels", "out_channels", "addition_embed_type"))
+    if (addition is None and n_in != n_out) or settings.get("class_embed_type") == "timestep":
         text = f"The U-Net in {folder} takes {n_in} channels and returns {n_out}, so it is an inpainting or upscaling model."
         raise UserError(text, f"Choose a text-to-image model: {known}.", "model")
     text = f"The model in {folder} is one with the extra input {addition!r}, which this version cannot use."
@@ -180,8 +199,9 @@ def load_denoiser(root: Path, device: torch.device | str = "cpu", dtype: torch.d
     return FAMILIES[kind_of(root)].load(root, device, dtype)
 
 
-def _unet_settings(folder: Path) -> dict[str, Any]:
-    path = folder / "unet" / "config.json"
+def _settings(folder: Path) -> dict[str, Any]:
+    own = folder / "config.json"
+    path = own if own.is_file() and not (folder / "unet").is_dir() else folder / "unet" / "config.json"
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):

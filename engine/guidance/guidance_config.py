@@ -21,9 +21,17 @@ METHOD_SETTINGS: dict[str, frozenset[str]] = {
     "ism": _SCORES | {"inversion_gap", "n_inversion_steps"},
     "sdi": _TARGET | {"inversion_scale", "inversion_eta", "n_inversion_steps"},
     "vsd": _SCORES,
+    "clip": frozenset({"guidance_scale", "negative_scale", "n_crops"}),
 }
 # Settings that only some methods read, though they are no fields of theirs.
-_READ_FOR: dict[str, list[str]] = {"flaws": ["sds-bridge"], "lora_rank": ["vsd"], "lora_rate": ["vsd"]}
+_DENOISING = [method for method in METHOD_SETTINGS if method != "clip"]
+_READ_FOR: dict[str, list[str]] = {
+    "flaws": ["sds-bridge"],
+    "lora_rank": ["vsd"],
+    "lora_rate": ["vsd"],
+    "perp_neg": _DENOISING,
+    "annealing": _DENOISING,
+}
 # Words of timestep_weight that each kind of method knows.
 _EPSILON_WEIGHTS = ("auto", "sigma", "uniform", "x0")
 _TARGET_WEIGHTS = ("auto", "uniform", "sds")
@@ -39,11 +47,12 @@ DEFAULT_NEGATIVES: dict[str, str] = {
 class GuidanceConfig:
     """How the diffusion model's opinion becomes a gradient."""
 
-    method: Literal["image-target", "sds", "csd", "nfsd", "sds-bridge", "ism", "sdi", "vsd"] = "image-target"
-    """Row of the guidance table: the model's own picture as the render's target, or a sum of its scores; see docs/guidance.md."""
+    method: Literal["image-target", "sds", "csd", "nfsd", "sds-bridge", "ism", "sdi", "vsd", "clip"] = "image-target"
+    """Row of the guidance table: the model's own picture as the render's target, a sum of its scores, or the fit of picture and
+    prompt that CLIP sees; see docs/guidance.md."""
     guidance_scale: Scheduled = 0.0
     """Strength s of the prompt in eps_uncond + s (eps_text - eps_uncond); 0 takes the method's own (image-target 4, sds and
-    sds-bridge 100, csd 1, nfsd, ism, sdi and vsd 7.5). 0..1000, may be scheduled."""
+    sds-bridge 100, csd 1, nfsd, ism, sdi and vsd 7.5, clip 1000). 0..1000, may be scheduled."""
     weight: float = 1.0
     """Multiplies the guidance loss. 0..1e6."""
     timestep_weight: Literal["auto", "sigma", "uniform", "x0", "sds"] = "auto"
@@ -57,7 +66,13 @@ class GuidanceConfig:
     space: Literal["image", "latent"] = "image"
     """Whether pixels or latents are pulled; image-target and sdi."""
     negative_scale: Scheduled = (0.0, 0.0, 0.5, 1.0)
-    """Strength of the negative prompt against the empty one; csd. 0..1000, may be scheduled."""
+    """Strength of the negative prompt, against the empty one with csd, against the prompt with clip. 0..1000, may be scheduled."""
+    n_crops: int = 4
+    """Random crops of each view that CLIP looks at; clip, and beside every method with guidance.clip-model. 1..64."""
+    clip_model: str = ""
+    """Id or folder of a CLIP model that judges the renders beside the method; empty: none."""
+    clip_weight: Scheduled = 10.0
+    """Multiplies 1 - the cosine of picture and prompt that this CLIP sees. 0..1000, may be scheduled."""
     bridge: Scheduled = (0.0, 0.0, 0.5, 0.0, 0.5, 1.0)
     """How much of the direction comes from the prompt with flaws, the rest is sds; sds-bridge. 0..1, may be scheduled."""
     flaws: str = "oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
@@ -111,6 +126,8 @@ class GuidanceConfig:
         check_range("guidance.rescale", self.rescale, 0, 1)
         check_scheduled("guidance.n-ddim-steps", self.n_ddim_steps, 1, 50)
         check_scheduled("guidance.negative-scale", self.negative_scale, 0, 1000)
+        check_range("guidance.n-crops", self.n_crops, 1, 64)
+        check_scheduled("guidance.clip-weight", self.clip_weight, 0, 1000)
         check_scheduled("guidance.bridge", self.bridge, 0, 1)
         check_range("guidance.n-inversion-steps", self.n_inversion_steps, 0, 50)
         check_range("guidance.inversion-gap", self.inversion_gap, 0.001, 1)
@@ -148,6 +165,8 @@ class GuidanceConfig:
                 "option",
             )
         for item in dataclasses.fields(self):
+            if item.name == "n_crops" and self.clip_model:
+                continue
             users = _READ_FOR.get(item.name) or [method for method, names in METHOD_SETTINGS.items() if item.name in names]
             if users and self.method not in users and getattr(self, item.name) != item.default:
                 raise UserError(
@@ -155,12 +174,21 @@ class GuidanceConfig:
                     f"Leave it out, or use --guidance.method {users[0]}.",
                     "option",
                 )
+        self._check_clip()
         if self.method == "sds-bridge" and not self.flaws.strip():
             raise UserError(
                 "guidance.flaws is empty, but guidance.method sds-bridge compares the prompt with the prompt and its flaws.",
                 "Leave --guidance.flaws out, or use --guidance.method sds.",
                 "option",
             )
+
+    def _check_clip(self) -> None:
+        if self.clip_model and self.method == "clip":
+            text = "guidance.clip-model puts CLIP beside another method, but guidance.method is clip already."
+            raise UserError(text, "Leave --guidance.clip-model out.", "option")
+        if not self.clip_model and self.clip_weight != 10.0:
+            text = "guidance.clip-weight has no effect without guidance.clip-model."
+            raise UserError(text, "Use --guidance.clip-model clip-vit-l14, or leave it out.", "option")
 
     def _check_views(self) -> None:
         if self.view_prompts != "off":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.guidance.clip import ClipSimilarity
 from engine.guidance.csd import CSD
 from engine.guidance.distillation import Guidance
 from engine.guidance.image_target import ImageTarget
@@ -21,4 +22,5 @@ GUIDANCES: dict[str, type[Guidance]] = {
     "ism": ISM,
     "sdi": SDI,
     "vsd": VSD,
+    "clip": ClipSimilarity,
 }

@@ -17,6 +17,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
 
 import torch
+from safetensors import SafetensorError
 
 from engine.errors import UserError
 
@@ -47,7 +48,7 @@ def loading_errors(root: Path) -> Iterator[None]:
     diffusers_logging.set_verbosity_error()  # its warnings are for programmers: each load praises accelerate
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"The model in {root} cannot be loaded: {reason.rstrip('.')}.",

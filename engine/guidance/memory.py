@@ -56,8 +56,10 @@ def save_memory(denoiser: Denoiser, level: VramLevel) -> None:
         vae.enable_gradient_checkpointing(_checkpoint)
     if vae is not None and savings.one_at_a_time:
         vae.enable_slicing()
-    if unet is not None and savings.slice_attention and hasattr(unet, "set_attention_slice"):
-        unet.set_attention_slice("auto")
+    if savings.slice_attention:
+        for part in (unet, parts.get("control_net")):
+            if part is not None and hasattr(part, "set_attention_slice"):
+                part.set_attention_slice("auto")
     if unet is not None and savings.stream_unet and on_gpu:
         stream(unet, lambda weight: weight.to(denoiser.device, non_blocking=True), keep=lambda weight: weight.to("cpu").pin_memory())
 

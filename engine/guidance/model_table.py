@@ -187,8 +187,8 @@ def is_installed(model: Model) -> bool:
 
 
 def free_prompt_models() -> list[str]:
-    """Ids of the models that take any prompt."""
-    return [model.id for model in models().values() if model.takes_free_prompts]
+    """Ids of the models that make a picture of any prompt."""
+    return [model.id for model in models().values() if model.takes_free_prompts and not FAMILIES[model.kind].method]
 
 
 def _cached(repo: str) -> Path | None:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from engine.guidance.denoiser import Denoiser
 from engine.guidance.loading import dtype_for, loading_errors, weights_of
 from engine.guidance.mvdream_unet import CAMERA_NUMBERS, load_published, make_unet
 from engine.guidance.packed_prompt import map_embeds
@@ -52,6 +53,9 @@ class MVDream(StableDiffusion):
             tokenizer = CLIPTokenizer.from_pretrained(root, subfolder="tokenizer", local_files_only=True)
             scheduler = DDIMScheduler.from_pretrained(root, subfolder="scheduler", local_files_only=True)
         return MVDream(unet, vae, text_encoder, tokenizer, scheduler, device=device, dtype=dtype)
+
+    def use_control_net(self, folder: Path, scale: float = 1.0) -> None:
+        Denoiser.use_control_net(self, folder, scale)  # its U-Net is another: refused
 
     def condition(self, prompt: PromptEmbeds, cameras: Cameras) -> PromptEmbeds:
         """Every embedding of the prompt with its view's camera as one more token."""

@@ -72,7 +72,8 @@ class StableDiffusion(Denoiser):
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        found = {"unet": self._unet, "vae": self._vae, "text_encoder": self._text_encoder}
+        control_net = self.control_net.net if self.control_net is not None else None
+        found = {"unet": self._unet, "vae": self._vae, "text_encoder": self._text_encoder, "control_net": control_net}
         return {name: part for name, part in found.items() if part is not None}
 
     @property

@@ -11,8 +11,6 @@ Shapes: B views, R pictures, D dimension of the embedding, C h w latents.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 import re
 from pathlib import Path
@@ -23,6 +21,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from engine.guidance.clip_pixels import ClipPixels
+from engine.guidance.denoiser import Denoiser
 from engine.guidance.loading import dtype_for, loading_errors, weights_of
 from engine.guidance.packed_prompt import map_embeds
 from engine.guidance.picture_views import PictureViews, half_heights, relative_angles_deg, shares
@@ -112,6 +112,9 @@ class Zero123(StableDiffusion):
         self._image_latents = self.encode(views.pictures) / self._scaling_factor  # [R, C, h, w]
         self._views = views
 
+    def use_control_net(self, folder: Path, scale: float = 1.0) -> None:
+        Denoiser.use_control_net(self, folder, scale)  # its U-Net is another: refused
+
     def condition(self, prompt: PromptEmbeds, cameras: Cameras) -> PromptEmbeds:
         """What each of B cameras shall see: packed rows for `text`, rows of zeros for whatever else the prompt holds."""
         if self._views is None:
@@ -179,25 +182,3 @@ def _load_projection(folder: Path) -> torch.nn.Linear:
     layer = torch.nn.Linear(weight.shape[1], weight.shape[0])
     layer.load_state_dict({"weight": weight.float(), "bias": bias.float()})
     return layer
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipPixels:
-    """What CLIPImageProcessor does to a square picture: resize, then subtract `mean` and divide by `std`."""
-
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @staticmethod
-    def load(path: Path) -> ClipPixels:
-        """From preprocessor_config.json. Raises OSError, ValueError or KeyError."""
-        body = json.loads(path.read_text(encoding="utf-8"))
-        crop = body["crop_size"]
-        return ClipPixels(int(crop["height"] if isinstance(crop, dict) else crop), tuple(body["image_mean"]), tuple(body["image_std"]))
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """[R, S, S, 3] in [0, 1] to [R, 3, size, size]."""
-        small = F.interpolate(images.permute(0, 3, 1, 2), (self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
-        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        return (small - mean) / std

@@ -170,16 +170,17 @@ def wanted_files(files: list[RemoteFile], parts: Mapping[str, str]) -> list[Remo
     by_path = {file.path: file for file in files}
     chosen: list[RemoteFile] = []
     for part, stem in parts.items():
-        inside = [path for path in by_path if path.startswith(f"{part}/")]
-        settings = [path for path in inside if SETTINGS_FILE.fullmatch(path, len(part) + 1) and ".index." not in path]
+        prefix = f"{part}/" if part else ""
+        inside = [path for path in by_path if path.startswith(prefix)]
+        settings = [path for path in inside if SETTINGS_FILE.fullmatch(path, len(prefix)) and ".index." not in path]
         if not settings:
-            raise SourceError(f"lacks {part}")
+            raise SourceError(f"lacks {part or 'its settings'}")
         weights: list[str] = []
         if stem:
-            weights = _weights(f"{part}/{stem}", inside)
+            weights = _weights(prefix + stem, inside)
             if not weights:
-                is_pickle = any(path.endswith(PICKLE_SUFFIXES) for path in inside)
-                raise SourceError(f"offers {part} as a pickle only, which can run code" if is_pickle else f"lacks the weights of {part}")
+                is_pickle, name = any(path.endswith(PICKLE_SUFFIXES) for path in inside), part or "its weights"
+                raise SourceError(f"offers {name} as a pickle only, which can run code" if is_pickle else f"lacks the weights of {name}")
         chosen += [by_path[path] for path in (*settings, *weights)]
     return chosen
 

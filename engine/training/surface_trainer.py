@@ -27,6 +27,7 @@ from engine.training.run_state import OPTIMIZERS, RunState, StepReport, Teacher
 from engine.training.surface_losses import laplacian_loss, normal_consistency_loss
 from engine.training.surface_model import SurfaceModel, albedo_of
 from engine.training.surface_render import render_surface
+from engine.training.surface_views import surface_picture
 from engine.training.trainer import SMOOTH_PLACES
 
 MakeModel = Callable[[torch.Generator], SurfaceModel]
@@ -119,6 +120,11 @@ class SurfaceTrainer(RunState):
         offsets = torch.randn(here.shape, generator=generator, device=self.device) * self.config.loss.smooth_radius
         albedo = albedo_of(self.model.colors, torch.cat([here, (here + offsets).clamp(-1, 1)]))
         return smoothness_loss(*albedo.chunk(2))
+
+    @torch.no_grad()
+    def control_picture(self, cameras: Cameras, size: int) -> Tensor:
+        """[B, size, size, 3] float32 in [0, 1]: depth or normals of the surface as it is trained now, for a ControlNet."""
+        return surface_picture(self.config.model.control_kind, self.model.surface(), cameras, size)
 
     @torch.no_grad()
     def picture(self, cameras: Cameras, height: int, width: int) -> PlainImages:

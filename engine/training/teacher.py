@@ -20,10 +20,12 @@ from engine.guidance.timesteps import draw
 from engine.guidance.vsd import VSD, AdaptedScore
 from engine.scene.cameras import Cameras, camera_angles
 from engine.scene.scene_config import CameraConfig
-from engine.scene.view_prompts import ViewPrompts
+from engine.scene.view_prompts import PromptEmbeds, ViewPrompts
 from engine.scene.view_weights import VIEWS
 from engine.schedule import scheduled
 from engine.training.checkpoint import optimizer_tensors, restore_optimizer
+from engine.training.run_state import Teacher
+from engine.training.surface_views import SurfaceView
 
 
 class DiffusionTeacher:
@@ -32,14 +34,28 @@ class DiffusionTeacher:
     Args:
         known_cameras: where pictures were taken; the nearer a view is to one of them, the less the model has to say
             (`angle_scale`). None: as much everywhere.
+        beside: another teacher, whose loss is added.
     """
 
-    def __init__(self, denoiser: Denoiser, prompts: ViewPrompts, config: GuidanceConfig, known_cameras: Cameras | None = None) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        prompts: ViewPrompts,
+        config: GuidanceConfig,
+        known_cameras: Cameras | None = None,
+        beside: Teacher | None = None,
+    ) -> None:
         self.denoiser = denoiser
         self.prompts = prompts
         self.config = config
         self.known_cameras = known_cameras
+        self.beside = beside
         self._renders: AdaptedScore | None = None
+        self._surface_view: SurfaceView | None = None
+
+    def watch(self, surface_view: SurfaceView) -> None:
+        """From now on the denoiser is shown this surface from each camera before it judges; for a ControlNet."""
+        self._surface_view = surface_view
 
     def begin(self, generator: torch.Generator) -> None:
         """What the method trains beside the field starts anew; drawn from `generator`, on the CPU. Raises UserError."""
@@ -76,7 +92,8 @@ class DiffusionTeacher:
             annealing=cfg.annealing,
         ).repeat_interleave(per_sample)
         prompt = self.prompts.embeds(*camera_angles(cameras), shading, perp_neg=scheduled(cfg.perp_neg, step, n_steps))
-        prompt = self.denoiser.condition(prompt, cameras)
+        prompt = self._told(prompt, cameras)
+        renders = images
         if self.known_cameras is not None:
             images = scale_gradient(images, angle_scale(cameras, self.known_cameras))
         guidance = make_guidance(cfg, step, n_steps)
@@ -84,7 +101,16 @@ class DiffusionTeacher:
             guidance = dataclasses.replace(guidance, renders=self._renders)
             prompt = dataclasses.replace(prompt, camera_to_world=cameras.camera_to_world)
         images = clip_gradient(images, cfg.image_grad_clip)
-        return guidance.loss(self.denoiser, images, prompt, timesteps.to(images.device), generator).loss
+        loss = guidance.loss(self.denoiser, images, prompt, timesteps.to(images.device), generator).loss
+        if self.beside is not None:
+            loss = loss + self.beside.loss(renders, cameras, shading, step, n_steps, generator)
+        return loss
+
+    def _told(self, prompt: PromptEmbeds, cameras: Cameras) -> PromptEmbeds:
+        """The prompt as the denoiser takes it, after it was shown what it must see of these B views."""
+        if self._surface_view is not None:
+            self.denoiser.show_surface(self._surface_view(cameras))
+        return self.denoiser.condition(prompt, cameras)
 
     def inspect(self, images: Tensor, cameras: Cameras, step: int, n_steps: int, generator: torch.Generator) -> Tensor:
         """What the model makes of renders [B, H, W, 3] now, as one picture; see `engine.guidance.inspection`. At the middle of the
@@ -93,7 +119,7 @@ class DiffusionTeacher:
         middle = (scheduled(cfg.t_low, step, n_steps) + scheduled(cfg.t_high, step, n_steps)) / 2
         n_levels = self.denoiser.num_train_timesteps
         timesteps = torch.full((len(cameras),), min(int(middle * n_levels), n_levels - 1), device=images.device)
-        prompt = self.denoiser.condition(self.prompts.embeds(*camera_angles(cameras), "albedo"), cameras)
+        prompt = self._told(self.prompts.embeds(*camera_angles(cameras), "albedo"), cameras)
         scale = getattr(make_guidance(cfg, step, n_steps), "guidance_scale", 1.0)
         return inspect(self.denoiser, images, prompt, timesteps, guidance_scale=scale, generator=generator)
 

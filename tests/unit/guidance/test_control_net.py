@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,29 +10,22 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, UNet2DConditionModel
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 
 from engine.cli import main
 from engine.errors import UserError
+from engine.guidance.configured import load_configured
 from engine.guidance.ddim import denoise
 from engine.guidance.denoiser import Denoiser
+from engine.guidance.denoiser_config import DenoiserConfig
+from engine.guidance.memory import weight_bytes
 from engine.guidance.oracle import OracleDenoiser
 from engine.scene.view_prompts import PromptEmbeds
-from tests.tiny_families import build_tiny_sdxl
+from tests.tiny_control_net import build_control_net
+from tests.tiny_families import build_tiny_if, build_tiny_sdxl
+from tests.tiny_mvdream import build_tiny_mvdream
 from tests.tiny_sd import build_tiny_sd
-
-
-def build_control_net(root: Path, model: Path) -> Path:
-    """For the tiny model, with weights that do something: a new ControlNet's last layers are zeros."""
-    unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet")
-    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 8))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            if not parameter.any():
-                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-    net.save_pretrained(root, safe_serialization=True)
-    return root
+from tests.tiny_zero123 import build_tiny_zero123
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +73,30 @@ def test_what_does_not_fit_is_refused(model_root: Path, control_root: Path, tmp_
         Denoiser.load(model_root).use_control_net(model_root)
     with pytest.raises(UserError, match="made for another model: its cross_attention_dim is 16, the model's is 40"):
         Denoiser.load(build_tiny_sdxl(tmp_path / "xl")).use_control_net(control_root)
-    with pytest.raises(UserError, match="takes no ControlNet"):
-        OracleDenoiser(torch.rand(1, 8, 8, 3)).use_control_net(control_root)
+    for denoiser in (
+        OracleDenoiser(torch.rand(1, 8, 8, 3)),
+        Denoiser.load(build_tiny_mvdream(tmp_path / "mvdream")),
+        Denoiser.load(build_tiny_zero123(tmp_path / "zero123")),
+        Denoiser.load(build_tiny_if(tmp_path / "if")),
+    ):
+        with pytest.raises(UserError, match="takes no ControlNet"):
+            denoiser.use_control_net(control_root)
+    (tmp_path / "pickle").mkdir()
+    (tmp_path / "pickle" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds no .safetensors file. Choose one with safetensors"):
+        Denoiser.load(model_root).use_control_net(tmp_path / "pickle")
+
+
+def test_its_weights_are_counted_and_its_attention_is_sliced_where_memory_is_short(model_root: Path, control_root: Path) -> None:
+    config = DenoiserConfig(control_net=str(control_root), control_scale=0.5, vram="low", precision="float32")
+    model = load_configured(model_root, "cpu", config)
+    in_file = (control_root / "diffusion_pytorch_model.safetensors").stat().st_size
+    assert 0.8 * in_file < weight_bytes(model)["control_net"] <= in_file
+    model.show_surface(depth(1))
+    whole = load_configured(model_root, "cpu", dataclasses.replace(config, vram="high"))
+    whole.show_surface(depth(1))
+    z, t, embeds = torch.zeros(1, *model.latent_shape), torch.tensor([300]), model.embed(["a mug"])
+    torch.testing.assert_close(model.predict_noise(z, t, embeds), whole.predict_noise(z, t, embeds), atol=1e-5, rtol=1e-4)
 
 
 def test_sample_draws_on_a_surface(model_root: Path, control_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from tests.guidance_problems import generator, gradient, optimise, prompt_of
 
 SIZE = 8
 # VSD learns as it goes and has tests of its own.
-WITHOUT_STATE = sorted(set(GUIDANCES) - {"vsd"})
+WITHOUT_STATE = sorted(set(GUIDANCES) - {"vsd", "clip"})  # CLIP is no diffusion model: test_clip.py
 
 
 def known_images(n: int = 2) -> Tensor:
@@ -47,6 +47,17 @@ def test_whole_rescale_gives_the_texts_contrast_and_none_changes_nothing() -> No
     torch.testing.assert_close(rescale(guided, text, 0.5), 0.5 * (guided + rescale(guided, text, 1.0)))
 
 
+def test_views_that_are_one_sample_share_one_factor_of_rescale() -> None:
+    """MVDream's x0 loss: x0' = phi f x0 + (1 - phi) x0, f = std(x0 text) / std(x0) over the four views of a sample."""
+    text = torch.randn(8, 4, 8, 8, generator=generator()) * torch.arange(1, 9).view(8, 1, 1, 1)
+    guided = 5 * torch.randn(8, 4, 8, 8, generator=generator(1)) + torch.arange(8).view(8, 1, 1, 1)
+    got = rescale(guided, text, 0.3, views_per_sample=4)
+    for group in (slice(0, 4), slice(4, 8)):
+        factor = text[group].std() / guided[group].std()
+        torch.testing.assert_close(got[group], 0.3 * factor * guided[group] + 0.7 * guided[group])
+    assert (got - rescale(guided, text, 0.3)).abs().max() > 0.1
+
+
 def test_limits_are_what_their_names_say() -> None:
     grad = torch.stack([torch.full((1, 2, 2), 10.0), torch.tensor([[[0.3, -0.3], [0.3, -0.3]]])])
     assert limit(grad, 2.0, "off", 1.0).abs().amax(dim=(1, 2, 3)).tolist() == pytest.approx([2.0, 0.3])
@@ -56,10 +67,11 @@ def test_limits_are_what_their_names_say() -> None:
     assert limit(grad, 0.0, "off", 1.0) is grad
 
 
-def test_levels_fall_in_equal_steps_that_would_end_at_zero() -> None:
-    got = [level.tolist() for level in falling_levels(torch.tensor([900, 40]), 4)]
-    assert got == [[900, 40], [675, 30], [450, 20], [225, 10]]
+def test_levels_fall_in_equal_steps_whose_next_would_be_clean() -> None:
+    got = [level.tolist() for level in falling_levels(torch.tensor([899, 39]), 4)]
+    assert got == [[899, 39], [674, 29], [449, 19], [224, 9]]
     assert [level.tolist() for level in falling_levels(torch.tensor([7]), 1)] == [[7]]
+    assert [level.tolist() for level in falling_levels(torch.tensor([1, 0]), 4)] == [[1, 0], [1, 0], [0, 0], [0, 0]]
 
 
 # Gradients

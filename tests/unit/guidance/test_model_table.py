@@ -39,7 +39,7 @@ def test_every_model_is_complete() -> None:
         assert bool(model.path) != bool(model.sources), "either shipped or fetched"
         assert set(model.view_words) == set(VIEWS)
         assert set(model.shading_words) <= {"albedo", "lambertian", "textureless", "normal"}
-        assert model.prediction_type in ("epsilon", "v_prediction", "sample")
+        assert model.prediction_type in (("none",) if FAMILIES[model.kind].method else ("epsilon", "v_prediction", "sample"))
         assert (model.download_mb > 0) == bool(model.sources)
         for source in model.sources:
             assert re.fullmatch(r"[\w.-]+/[\w.-]+", source.repo) and re.fullmatch(r"[0-9a-f]{40}|main", source.revision)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.errors import UserError
+from engine.guidance.ddim import denoise
 from engine.guidance.image_target import ImageTarget
 from engine.guidance.mvdream import MVDream, camera_numbers
 from engine.guidance.mvdream_unet import load_published, make_unet, published_names
@@ -170,6 +171,23 @@ def test_guidances_work_on_groups_of_four(model: MVDream, guidance: SDS | ImageT
     loss = guidance.loss(model, images, prompt, torch.tensor([300] * 4 + [600] * 4), torch.Generator().manual_seed(0)).loss
     loss.backward()
     assert images.grad is not None and torch.isfinite(images.grad).all() and (images.grad.flatten(1).norm(dim=1) > 0).all()
+
+
+def test_its_x0_loss_is_the_published_one_with_the_contrast_of_four_views_together(model: MVDream) -> None:
+    """2308.16512, section 3.3, written out: scale 50, phi 0.5, f = std(x0 text) / std(x0) over the views of a group."""
+    embeds = model.embed(["a red mug", ""])
+    prompt = PromptEmbeds(embeds[:1].expand(8, -1, -1), embeds[1:].expand(8, -1, -1))
+    prompt = model.condition(prompt, orbit(*[(k * 90.0, 0.0) for k in range(8)]))
+    z, t, noise = draw(8, 4, 8, 8), torch.tensor([300] * 4 + [600] * 4), draw(8, 4, 8, 8, seed=5)
+    guided = denoise(model, model.add_noise(z, noise, t), [t], prompt, guidance_scale=50.0, rescale_phi=0.5)
+    with torch.no_grad():
+        text, negative = (model.predict(model.add_noise(z, noise, t), t, embed)[1] for embed in (prompt.text, prompt.negative))
+    x0 = negative + 50 * (text - negative)
+    for group in (slice(0, 4), slice(4, 8)):
+        expected = 0.5 * (text[group].std() / x0[group].std()) * x0[group] + 0.5 * x0[group]
+        torch.testing.assert_close(guided[group], expected, atol=2e-3 * float(expected.std()), rtol=1e-3)
+    apart = 0.5 * (text[0].std() / x0[0].std()) * x0[0] + 0.5 * x0[0]
+    assert (apart - guided[0]).abs().max() > 20e-3 * float(guided[0].std())
 
 
 def test_a_view_depends_on_its_neighbours_and_on_all_cameras_but_on_no_other_group(model: MVDream) -> None:

@@ -14,6 +14,7 @@ from engine.meshing.source_mesh import SourceMesh, read_mesh
 from engine.protocol import JobRequest, Progress
 from engine.stages import stage_request
 from engine.training.control import Control
+from tests.tiny_control_net import build_control_net
 from tests.unit.jobs.conftest import SMALL, Generated
 
 # n_steps of SMALL is 6; a stage has its own sizes for the rest.
@@ -240,8 +241,9 @@ def test_every_command_of_the_guide_runs(job, stage, model, tmp_path):
 
     page = (Path(__file__).parents[3] / "docs" / "stages.md").read_text(encoding="utf-8")
     commands = re.findall(r"^    python -m engine (.+)$", page, flags=re.MULTILINE)
-    assert len(commands) == 4
-    places = {"a-red-mug-0": str(job), "chair.glb": str(box_file(tmp_path / "chair.glb"))}
+    assert len(commands) == 6
+    control_net = build_control_net(tmp_path / "control", Path(model))
+    places = {"a-red-mug-0": str(job), "chair.glb": str(box_file(tmp_path / "chair.glb")), "DEPTH-CONTROLNET": str(control_net)}
     for number, command in enumerate(commands):
         words = [places.get(word, word) for word in shlex.split(command)]
         small = [*LAST, "--training.n-steps", "2", "--surface.resolution", "10"]

@@ -14,7 +14,9 @@ from engine.guidance.model_records import DOWNLOADING_NAME, read_record
 from engine.guidance.model_table import Model, Source, find_model, model_folder
 from engine.model_store.download import SPARE_BYTES, download
 from engine.model_store.hub import Hub, RemoteFile, SourceError, wanted_files
+from engine.model_store.manage import add, check
 from engine.model_store.progress import Step
+from tests.tiny_clip import build_tiny_clip
 from tests.unit.models.fake_hub import FakeHub, Repo
 
 FIRST, SECOND = "first/copy", "second/copy"
@@ -248,6 +250,30 @@ def test_every_family_brings_its_own_parts() -> None:
     xl = FAMILIES["stable-diffusion-xl"].parts
     with pytest.raises(SourceError, match="lacks tokenizer_2"):
         wanted_files(remote(TEXT, VAE, "unet/diffusion_pytorch_model.safetensors"), xl)
+
+
+def test_a_family_without_folders_brings_what_lies_at_the_top() -> None:
+    """As the hub's copy of CLIP is laid out."""
+    settings = ["config.json", "merges.txt", "vocab.json", "tokenizer.json", "preprocessor_config.json"]
+    others = ["pytorch_model.bin", "tf_model.h5", "README.md", "onnx/model.safetensors", "onnx/config.json", ".gitattributes"]
+    files = [RemoteFile(path, 1, "", "") for path in (*settings, "model.safetensors", *others)]
+    assert {file.path for file in wanted_files(files, FAMILIES["clip"].parts)} == {*settings, "model.safetensors"}
+    with pytest.raises(SourceError, match="offers its weights as a pickle only"):
+        wanted_files([file for file in files if file.path != "model.safetensors"], FAMILIES["clip"].parts)
+    with pytest.raises(SourceError, match="lacks its settings"):
+        wanted_files([file for file in files if "/" in file.path], FAMILIES["clip"].parts)
+
+
+def test_clip_is_fetched_checked_and_added(root: Path, hub: FakeHub, tmp_path: Path) -> None:
+    clip = build_tiny_clip(tmp_path / "copy")
+    (clip / "pytorch_model.bin").write_bytes(b"pickle")
+    hub.repos["openai/clip-vit-large-patch14"] = Repo(clip, commit="32bd64288804d66eefd0ccbe215aa642df71cc41")
+    fetch(find_model("clip-vit-l14"), root, hub)
+    folder = model_folder(find_model("clip-vit-l14"))
+    assert folder == root / "clip-vit-l14" and (folder / "model.safetensors").is_file() and not (folder / "pytorch_model.bin").exists()
+    assert "files are as they were when they came" in check("clip-vit-l14", root)
+    add(folder, "my-clip", root)
+    assert find_model("my-clip").kind == "clip"
 
 
 def test_a_copy_without_safetensors_is_refused() -> None:

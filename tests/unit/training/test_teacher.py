@@ -67,7 +67,7 @@ def test_every_field_of_a_method_is_a_setting(method: str) -> None:
 @pytest.mark.parametrize(("method", "name"), SETTINGS)
 def test_a_setting_reaches_the_guidance(method: str, name: str) -> None:
     given = {"timestep_weight": "uniform", "rms_limit": "clip", "space": "latent"}.get(name)
-    value = given or {"n_ddim_steps": 3, "n_inversion_steps": 3}.get(name, 0.75)
+    value = given or {"n_ddim_steps": 3, "n_inversion_steps": 3, "n_crops": 3}.get(name, 0.75)
     config = GuidanceConfig(method=method, **{name: value})  # type: ignore[arg-type]
     assert getattr(make_guidance(config, 0, 10), name) == value
 
@@ -97,7 +97,8 @@ def test_a_model_of_free_prompts_gets_the_methods_own_negative_prompt_unless_the
         assert denoiser.texts[0].startswith(wanted) and bool(denoiser.texts[0]) == bool(wanted)
 
 
-@pytest.mark.parametrize("method", [method for method in GUIDANCES if method != "vsd"])  # an oracle has nothing that VSD could train
+# An oracle has nothing that VSD could train, and is no CLIP.
+@pytest.mark.parametrize("method", [method for method in GUIDANCES if method not in ("vsd", "clip")])
 @pytest.mark.parametrize("perp_neg", ["0", "1"])
 def test_every_method_judges_renders_from_its_settings_alone(method: str, perp_neg: str) -> None:
     config = make_config("draft", {"guidance.method": method, "guidance.perp_neg": perp_neg}).guidance
