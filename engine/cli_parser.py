@@ -120,7 +120,7 @@ def _add_sample_parser(commands: argparse._SubParsersAction) -> None:  # type: i
     sample.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     sample.add_argument("--vram", default="normal", help="low, normal or high (default: normal)")
     sample.add_argument("--lora", default="", help="LoRA files to put on top, FILE or FILE:SCALE, with commas between")
-    sample.add_argument("--control-net", default="", help="folder of a ControlNet for depth or normals, with --control-image")
+    sample.add_argument("--control-net", default="", help="a ControlNet for depth or normals, by its name or folder, with --control-image")
     sample.add_argument("--control-image", default="", help="picture of the surface's depth or normals, with --control-net")
     sample.add_argument("--control-scale", type=float, default=1.0, help="how strongly the ControlNet acts, 0 to 2 (default: 1)")
     sample.add_argument("--out", default=None, help="folder of the pictures (default: named after the prompt)")

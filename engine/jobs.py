@@ -234,7 +234,7 @@ def _load(run: _Run, config: JobConfig) -> tuple[AnyTrainer, torch.device]:
     run.stop_if_cancelled()
     run.progress("load", 1, 3, text=f"Loading {request.model}")
     model = find_model(request.model)
-    denoiser = load_configured(model_folder(model), device, config.model)
+    denoiser = load_configured(model_folder(model), device, config.model, model.id)
     run.stop_if_cancelled()
     known_views = load_known_views(request, run.folder.path, config.reference, device)
     if isinstance(denoiser, PicturePrompted):

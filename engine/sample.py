@@ -77,12 +77,13 @@ def draw_samples(request: SampleRequest, out: Path, warn: Callable[[str], None])
 
     from engine.guidance.configured import load_configured
     from engine.guidance.ddim import sample
+    from engine.guidance.helpers import helper_folder
     from engine.meshing.export import write_png
     from engine.scene.view_prompts import PromptEmbeds, compose_prompt
 
     denoiser = load_configured(model_folder(model), pick_device(request.device), config)
     if request.control_net:
-        denoiser.use_control_net(Path(request.control_net).expanduser(), request.control_scale)
+        denoiser.use_control_net(helper_folder(request.control_net, "control-net"), request.control_scale)
         denoiser.show_surface(_read_picture(Path(request.control_image).expanduser()))
     cell = denoiser.pixels_per_latent * 2 ** _halvings(denoiser.parts.get("unet"))
     for name in ("height", "width"):
