@@ -136,9 +136,11 @@ def _stage_request(arguments: argparse.Namespace) -> JobRequest | None:
 
 def _request(arguments: argparse.Namespace) -> JobRequest | None:
     """What the command line asks for; None for a job that is resumed by its own words."""
+    from engine.guidance.helpers import is_helper
+
     flags, given, overrides = _given(arguments)
     for name in ("start_from", "start_mesh"):
-        if given.get(name):
+        if given.get(name) and not is_helper(given[name], "shap-e"):
             given[name] = os.path.abspath(given[name])  # the engine may stand elsewhere when it resumes
     if "reference_image" in given:
         fields, places = picture_fields(given.pop("reference_image"))

@@ -75,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--start-from", default=None, metavar="JOB", help="job folder to go on from with more steps; what is left out is as it was there"
     )
-    generate.add_argument("--init", default=None, metavar="MESH", help="mesh file whose shape and colors the field starts with")
+    generate.add_argument(
+        "--init", default=None, metavar="MESH", help='what the field starts with: a mesh file, or "shap-e" (or its folder), drawn from the prompt'
+    )
     _add_settings(generate)
 
     for stage, text in (("texture", "give a mesh a new texture"), ("refine", "work a mesh's shape and color out under the prompt")):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from engine.config import JobConfig, check_request
 from engine.continuation import find_start
+from engine.drawn_mesh import check_drawing, draw_mesh, is_drawn
 from engine.errors import UserError
 from engine.job_folder import JobFolder, check_folder, create_job, open_job, output_errors, slug_of, write_json
 from engine.job_lock import JobLock
@@ -180,9 +181,31 @@ def _run_phases(run: _Run) -> None:
     if (folder.result / "result.json").is_file():
         return  # resumed though done: what was asked for is there
     shutil.rmtree(folder.partial_result, ignore_errors=True)  # of an engine that was killed
+    _draw_source(run)
     trainer, device = _trained(run)
     mesh = _mesh(run, trainer)
     _export(run, trainer, mesh, device)
+
+
+def _draw_source(run: _Run) -> None:
+    """The mesh that the job starts from, where a model draws it and has not done so; before the diffusion model takes the memory."""
+    request, target = run.folder.request, run.folder.source
+    if request.stage != "generate" or target.is_file() or not is_drawn(request.start_mesh):
+        return
+    root = check_drawing(request.start_mesh)
+    start = time.monotonic()
+
+    def report(step: int, of: int) -> None:
+        run.stop_if_cancelled()
+        pace = (time.monotonic() - start) / max(step, 1)
+        run.progress("load", step, of, pace, pace * (of - step) if step else -1.0, "Drawing the first shape with Shap-E")
+
+    mesh = draw_mesh(root, request.prompt, request.seed, pick_device(request.device), report)
+    partial = target.with_suffix(".partial")
+    mesh.save(partial)
+    partial.replace(target)
+    _free_memory()
+    run.seconds["draw"] = time.monotonic() - start
 
 
 def _trained(run: _Run) -> tuple[AnyTrainer, torch.device]:

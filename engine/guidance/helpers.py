@@ -33,6 +33,9 @@ HELPER_KINDS: dict[str, HelperKind] = {
     ),
 }
 
+# diffusers' pipeline saves the renderer as the first, the copy on the hub has its safetensors in the second.
+RENDERER_FOLDERS = ("shap_e_renderer", "renderer")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Helper(Stored):
@@ -97,3 +100,9 @@ def fetched_helper(kind: str, model_id: str) -> Path | None:
             return model_folder(helper)
     return None
 
+
+def renderer_folder(root: Path) -> Path:
+    """The folder of the renderer that has safetensors, else the one that is there, else the one that should be."""
+    folders = [root / name for name in RENDERER_FOLDERS]
+    with_weights = [folder for folder in folders if any(folder.glob("*.safetensors"))]
+    return next(iter(with_weights or [folder for folder in folders if folder.is_dir()]), folders[0])

@@ -22,23 +22,14 @@ from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from engine.errors import UserError
+from engine.guidance.helpers import renderer_folder
 
 # OpenAI's own settings for text (their notebook, and diffusers' example).
 N_STEPS, GUIDANCE_SCALE = 64, 15.0
 # Positions that the implicit function is asked for at once.
 CHUNK = 1 << 15
-# diffusers' pipeline saves the renderer as the first, the copy on the hub has its safetensors in the second.
-RENDERER_FOLDERS = ("shap_e_renderer", "renderer")
-
 StepFn = Callable[[int, int], None]
 """Called with the denoising steps that are done and how many there are; may raise to end."""
-
-
-def renderer_folder(root: Path) -> Path:
-    """The folder of the renderer that has safetensors, else the one that is there, else the one that should be."""
-    folders = [root / name for name in RENDERER_FOLDERS]
-    with_weights = [folder for folder in folders if any(folder.glob("*.safetensors"))]
-    return next(iter(with_weights or [folder for folder in folders if folder.is_dir()]), folders[0])
 
 
 def draw_latent(root: Path, prompt: str, *, seed: int, device: torch.device | str, n_steps: int = N_STEPS, report: StepFn) -> Tensor:
