@@ -24,6 +24,7 @@ from engine.job_lock import JobLock
 from engine.model_fit import check_fit
 from engine.protocol import CANCELLED, Event, Failed, JobRequest, Plan, Preview, Progress, Proxy, Result, Warn
 from engine.stages import find_source
+from engine.tensorboard_log import TensorboardLog, check_tensorboard
 from engine.training.control import Control
 
 if TYPE_CHECKING:
@@ -154,7 +155,8 @@ def _prepare(request: JobRequest | None, out_dir: Path, lock: JobLock, *, resume
 
 
 def check_model(request: JobRequest, config: JobConfig) -> list[str]:
-    """Whether the model is there, knows the prompt's thing and gets what it needs; reads small files only.
+    """Whether the model is there, knows the prompt's thing and gets what it needs, and what else is optional is installed; reads small
+    files only.
 
     Returns warnings. Raises UserError.
     """
@@ -162,6 +164,8 @@ def check_model(request: JobRequest, config: JobConfig) -> list[str]:
     from engine.guidance.vocabulary import check_prompt
     from engine.model_store import layout
 
+    if config.output.tensorboard:
+        check_tensorboard()
     model = find_model(request.model)
     folder = model_folder(model)
     if Path(model.path).is_absolute():  # a folder of the user's, which nobody has looked at yet
@@ -303,14 +307,26 @@ def _train(run: _Run, trainer: AnyTrainer) -> None:
     def progress(step: int, of: int, seconds_per_step: float, eta_s: float) -> None:
         run.progress("train", step, of, seconds_per_step, eta_s + MESH_GUESS_S)
 
-    previews = Previews(trainer, folder.previews, run.job, run.control, run.emit)
+    log = TensorboardLog(folder.path, trainer.step) if folder.config.output.tensorboard else None
+
+    def emit(event: Event) -> None:
+        run.emit(event)
+        if log is not None:
+            log.see(event)
+
+    previews = Previews(trainer, folder.previews, run.job, run.control, emit)
     hooks = Hooks(progress=progress, preview=previews.tick, checkpoint=checkpoint, warn=run.warn)
+    if log is not None:
+        hooks = replace(hooks, measured=log.step)
     try:
         train(trainer, run.control, hooks, seed=folder.request.seed)
+        checkpoint()
+        previews.finish()
     except CancelledError:
         raise _CancelledError from None
-    checkpoint()
-    previews.finish()
+    finally:
+        if log is not None:
+            log.close()
     run.seconds["train"] = time.monotonic() - start
 
 
