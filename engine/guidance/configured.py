@@ -25,7 +25,10 @@ def load_configured(root: Path, device: torch.device | str, config: DenoiserConf
     Raises: UserError, code "model" or "option".
     """
     denoiser = load_denoiser(root, device, PRECISIONS.get(config.precision) or job_dtype(torch.device(device)))
-    for lora in parse_loras(config.lora):
+    loras = parse_loras(config.lora)
+    if loras:
+        denoiser.load_text_encoder()  # which a LoRA may change
+    for lora in loras:
         merge_lora(denoiser, lora)
     tiny = tiny_encoder(config, model_id)
     if tiny is not None:
