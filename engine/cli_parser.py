@@ -76,7 +76,10 @@ def _parser() -> argparse.ArgumentParser:
         "--start-from", default=None, metavar="JOB", help="job folder to go on from with more steps; what is left out is as it was there"
     )
     generate.add_argument(
-        "--init", default=None, metavar="MESH", help='what the field starts with: a mesh file, or "shap-e" (or its folder), drawn from the prompt'
+        "--init",
+        default=None,
+        metavar="MESH",
+        help='what the field starts with: a mesh file, or "shap-e" (or its folder), drawn from the prompt',
     )
     _add_settings(generate)
 

@@ -1,7 +1,7 @@
 """A run's numbers and pictures as tensorboard reads them, in JOB/tensorboard; the package tensorboard is optional.
 
-    python -m engine generate "a red mug" --output.tensorboard 1 --out mug
-    tensorboard --logdir mug
+python -m engine generate "a red mug" --output.tensorboard 1 --out mug
+tensorboard --logdir mug
 """
 
 from __future__ import annotations

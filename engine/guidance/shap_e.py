@@ -66,9 +66,7 @@ def draw_latent(root: Path, prompt: str, *, seed: int, device: torch.device | st
 def _embed(root: Path, prompt: str, device: torch.device | str, dtype: torch.dtype) -> Tensor:
     """[2, E]: zeros for the empty prompt, and CLIP's pooled text with a mean square of 1, as Shap-E was trained."""
     tokenizer = CLIPTokenizer.from_pretrained(root, subfolder="tokenizer", local_files_only=True)
-    encoder: Any = CLIPTextModelWithProjection.from_pretrained(
-        root, subfolder="text_encoder", **weights_of(root / "text_encoder", dtype)
-    )
+    encoder: Any = CLIPTextModelWithProjection.from_pretrained(root, subfolder="text_encoder", **weights_of(root / "text_encoder", dtype))
     encoder = encoder.to(device=device).eval()
     n_tokens = int(tokenizer.model_max_length)
     tokens = tokenizer(prompt, truncation=True, max_length=n_tokens).input_ids
@@ -91,9 +89,7 @@ class ImplicitShape:
     def __init__(self, root: Path, latent: Tensor, device: torch.device | str) -> None:
         folder = renderer_folder(root)
         with loading_errors(root):
-            renderer, loaded = ShapERenderer.from_pretrained(
-                folder, output_loading_info=True, **weights_of(folder, torch.float32)
-            )
+            renderer, loaded = ShapERenderer.from_pretrained(folder, output_loading_info=True, **weights_of(folder, torch.float32))
         lacking = [name for name in loaded["missing_keys"] if not name.startswith("mesh_decoder.")]
         if lacking:
             text = f"The renderer in {folder} lacks {len(lacking)} of its weights, the first of them {lacking[0]}."

@@ -88,9 +88,7 @@ class StableDiffusion(Denoiser):
 
         def load() -> tuple[Any, ...]:
             with loading_errors(root):
-                return tuple(
-                    cls.from_pretrained(root, subfolder=name, **weights_of(root / name, dtype)) for name, cls in encoders.items()
-                )
+                return tuple(cls.from_pretrained(root, subfolder=name, **weights_of(root / name, dtype)) for name, cls in encoders.items())
 
         self._load_text = load
         folders = [root / name for name in encoders]

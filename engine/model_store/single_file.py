@@ -153,4 +153,3 @@ def _converted(weights: dict[str, Any], base: Path) -> dict[str, Any]:
         if len(wanted) > len(found):
             raise ValueError(f"it lacks {len(wanted) - len(found)} of the weights under {prefixes[name]}")
     return {name: part.to(torch.float16) for name, part in parts.items()}
-

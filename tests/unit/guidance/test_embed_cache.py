@@ -82,7 +82,9 @@ def test_other_weights_and_other_settings_do_not_meet_it(root: Path, tmp_path: P
     first = Denoiser.load(root).embed(PROMPTS)
     other = Path(shutil.copytree(root, tmp_path / "other"))
     file = other / "text_encoder" / "model.safetensors"
-    save_file({name: 1.01 * value if value.is_floating_point() else value for name, value in load_file(file).items()}, file, {"format": "pt"})
+    save_file(
+        {name: 1.01 * value if value.is_floating_point() else value for name, value in load_file(file).items()}, file, {"format": "pt"}
+    )
     assert not torch.equal(Denoiser.load(other).embed(PROMPTS), first)
 
 

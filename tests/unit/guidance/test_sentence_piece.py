@@ -15,7 +15,15 @@ from engine.guidance.denoiser import Denoiser
 from engine.guidance.sentence_piece import read_sentence_pieces
 from tests.tiny_families import build_tiny_if
 
-PIECES = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), ("▁red", -3.5), ("▁mug", -4.25), *((letter, -9.0) for letter in "adegmru")]
+PIECES = [
+    ("<pad>", 0.0),
+    ("</s>", 0.0),
+    ("<unk>", 0.0),
+    ("▁", -2.0),
+    ("▁red", -3.5),
+    ("▁mug", -4.25),
+    *((letter, -9.0) for letter in "adegmru"),
+]
 CONTROL, UNKNOWN = 3, 2
 
 

@@ -24,7 +24,13 @@ OPEN_CLIP = {
     "text_model.final_layer_norm.weight": "ln_final.weight",
     "text_model.final_layer_norm.bias": "ln_final.bias",
 }
-LAYER = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "self_attn.out_proj": "attn.out_proj"}
+LAYER = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}
 WEIGHTS = ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model", "text_encoder_2/model")
 
 
@@ -65,7 +71,9 @@ def tiny(tmp_path: Path) -> Path:
     folder = build_tiny_sdxl(tmp_path / "tiny")
     for name in WEIGHTS:
         file = folder / f"{name}.safetensors"
-        save_file({key: 1.25 * value if value.is_floating_point() else value for key, value in load_file(file).items()}, file, {"format": "pt"})
+        save_file(
+            {key: 1.25 * value if value.is_floating_point() else value for key, value in load_file(file).items()}, file, {"format": "pt"}
+        )
     return folder
 
 
