@@ -279,7 +279,7 @@ def _models(arguments: argparse.Namespace) -> int:
         states = manage.helper_states(root)
         listed = [*((row.model, row.origin) for row in rows), *states]
         lines = [f"{item.id:<14} {origin or '-':<10} {item.title} ({item.licence}). {item.note}" for item, origin in listed]
-        found = {
+        found: dict[str, object] = {
             "models": [row.to_json() for row in rows],
             "helpers": [{**asdict(helper), "origin": origin} for helper, origin in states],
             "folder": str(root),
