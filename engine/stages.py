@@ -37,6 +37,9 @@ def find_source(request: JobRequest, config: JobConfig, out_dir: Path) -> tuple[
     if not request.start_mesh and (request.stage == "generate" or not request.start_from):
         return None, config
     if request.stage == "generate" and is_drawn(request.start_mesh):
+        if not request.prompt.strip():
+            fix = "Say what the picture shows, or start from a mesh file."
+            raise UserError("Shap-E draws from words, and the prompt is empty.", fix, "prompt")
         check_drawing(request.start_mesh)
         return None, config  # the job draws it, as its first phase
     from engine.meshing.source_mesh import read_mesh, read_result

@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.cli import main
+from engine.config import JobConfig
+from engine.errors import UserError
 from engine.meshing.source_mesh import SourceMesh
+from engine.protocol import JobRequest
+from engine.stages import find_source
+from engine.training import loop
 from engine.training.control import Control
 from tests.tiny_shap_e import build_tiny_shap_e
 
@@ -37,20 +43,16 @@ def test_a_job_starts_from_what_shap_e_draws(generate, shap_e, tmp_path):
 
 def test_a_resumed_job_draws_nothing_and_needs_no_model(generate, shap_e, tmp_path, monkeypatch):
     copy = Path(shutil.copytree(shap_e, tmp_path / "copy"))
-    from engine.training.loop import CancelledError
-
-    original = __import__("engine.training.loop", fromlist=["train"]).train
+    original = loop.train
 
     def cancelled(*_args, **_kwargs):
-        raise CancelledError
+        raise loop.CancelledError
 
     monkeypatch.setattr("engine.training.loop.train", cancelled)
     first = generate("a red mug", "--init", str(copy))
     assert first.code == 130 and (first.folder / "source.npz").is_file()
     monkeypatch.setattr("engine.training.loop.train", original)
     shutil.rmtree(copy)
-    from engine.cli import main
-
     assert main(["generate", "--resume", "--out", str(first.folder), "--json"]) == 0
     assert (first.folder / "result" / "result.json").is_file()
 
@@ -75,3 +77,9 @@ def test_a_folder_of_something_else_is_a_sentence(generate, tmp_path):
     (tmp_path / "photos").mkdir()
     run = generate("a red mug", "--init", str(tmp_path / "photos"))
     assert run.code == 2 and "is no Shap-E model: it lacks tokenizer" in run.events[-1]["text"] and not run.folder.exists()
+
+
+def test_without_words_there_is_nothing_to_draw(shap_e, tmp_path):
+    request = JobRequest(prompt=" ", start_mesh=str(shap_e), reference_image="/mug.png")
+    with pytest.raises(UserError, match="Shap-E draws from words, and the prompt is empty. Say what the picture shows"):
+        find_source(request, JobConfig(), tmp_path / "job")

@@ -14,6 +14,7 @@ from engine.meshing.source_mesh import SourceMesh, read_mesh
 from engine.protocol import JobRequest, Progress
 from engine.stages import stage_request
 from engine.training.control import Control
+from tests.tiny_shap_e import build_tiny_shap_e
 from tests.unit.jobs.conftest import SMALL, Generated
 
 # n_steps of SMALL is 6; a stage has its own sizes for the rest.
@@ -239,9 +240,11 @@ def test_every_command_of_the_guide_runs(job, stage, model, tmp_path):
     from pathlib import Path
 
     page = (Path(__file__).parents[3] / "docs" / "stages.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^    python -m engine (.+)$", page, flags=re.MULTILINE)
-    assert len(commands) == 4
-    places = {"a-red-mug-0": str(job), "chair.glb": str(box_file(tmp_path / "chair.glb"))}
+    found = re.findall(r"^    python -m engine (.+)$", page, flags=re.MULTILINE)
+    commands = [command for command in found if command != "models download shap-e"]  # which needs the internet
+    assert len(commands) == 5 == len(found) - 1
+    shap_e = build_tiny_shap_e(tmp_path / "shap-e")
+    places = {"a-red-mug-0": str(job), "chair.glb": str(box_file(tmp_path / "chair.glb")), "shap-e": str(shap_e)}
     for number, command in enumerate(commands):
         words = [places.get(word, word) for word in shlex.split(command)]
         small = [*LAST, "--training.n-steps", "2", "--surface.resolution", "10"]
