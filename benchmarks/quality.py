@@ -3,6 +3,9 @@
     python -m benchmarks.quality --method "sds: --guidance.method sds" --method "image target:"
         [--prompts 6] [--seeds 2] [--preset draft] [--at-once 1] [--out scratch/quality] [engine options for all methods]
 
+    python -m benchmarks.quality --clip FOLDER --model sd21-base --method ... [--free-prompts FILE]
+
+The second form runs a model of free prompts, whose objects nobody knows, and a CLIP judges them (`benchmarks.clip_precision`).
 A method is a name, a colon and the engine options that make it. Prints the table of docs/guidance.md in markdown. Results are
 kept in --out/NAME; results that are already there are scored again, not repeated.
 """
@@ -23,6 +26,7 @@ from pathlib import Path
 from benchmarks.main_job import PROMPTS, ROOT, Run, run_one
 from benchmarks.score import read_mesh
 from benchmarks.shape import ShapeScore, props_of, shape_score
+from engine.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -118,9 +122,13 @@ def main(argv: Sequence[str] | None = None, show: Callable[[str], None] = print)
     parser.add_argument("--preset", default="draft")
     parser.add_argument("--at-once", type=int, default=1, help="engines that run side by side; more than one spoils the times")
     parser.add_argument("--out", type=Path, default=ROOT / "scratch" / "quality")
+    parser.add_argument("--clip", type=Path, help="folder of a CLIP with safetensors that judges the results of free prompts")
+    parser.add_argument("--free-prompts", type=Path, help="a prompt a line (default: sixteen of ours)")
     args, extra = parser.parse_known_args(argv)
     if len({method.folder for method in args.method}) < len(args.method):
         parser.error("two methods have the same name")
+    if args.clip is not None:
+        return _free_main(parser, args, extra, show)
     prompts = PROMPTS[: args.prompts]
     jobs = [(prompt, seed, method) for seed in range(args.seeds) for prompt in prompts for method in args.method]
     rows: dict[str, list[Outcome]] = {method.name: [] for method in args.method}
@@ -132,6 +140,34 @@ def main(argv: Sequence[str] | None = None, show: Callable[[str], None] = print)
             show(f"{method.name}: {prompt[0]}, seed {seed}: {outcome.run.wall_s:.0f} s, {found}")
     show(f"\n{len(prompts)} prompts, {args.seeds} seeds, preset {args.preset}. {' '.join(extra)}\n")
     show(table(rows))
+
+
+def _free_main(parser: argparse.ArgumentParser, args: argparse.Namespace, extra: list[str], show: Callable[[str], None]) -> None:
+    from benchmarks.clip_precision import FREE_PROMPTS, ClipJudge, FreeRun, free_table, run_free
+
+    if not any(word.split("=")[0] == "--model" for word in extra):
+        parser.error("free prompts need a model that takes them, for example --model sd21-base")
+    try:
+        lines = FREE_PROMPTS if args.free_prompts is None else args.free_prompts.read_text(encoding="utf-8").splitlines()
+        judge = ClipJudge(args.clip)
+    except (OSError, UserError) as error:
+        parser.error(str(error))
+    prompts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))[: args.prompts]
+    if len(prompts) < 2:
+        parser.error("R-Precision needs two different prompts at least, or there is nothing to mistake")
+    rows: dict[str, list[FreeRun]] = {}
+    for method in args.method:
+        folder = args.out / method.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        options = [*extra, *method.options, "--overwrite"]
+        for seed in range(args.seeds):
+            for own, prompt in enumerate(prompts):
+                run = run_free(prompts, own, seed, folder, args.preset, options, judge)
+                rows.setdefault(method.name, []).append(run)
+                found = "no mesh" if run.color is None else f"found in {run.color:.0%} of its views, textureless in {run.clay:.0%}"
+                show(f"{method.name}: {prompt}, seed {seed}: {run.wall_s:.0f} s, {found}")
+    show(f"\n{len(prompts)} free prompts, {args.seeds} seeds, preset {args.preset}. {' '.join(extra)}\n")
+    show(free_table(rows))
 
 
 if __name__ == "__main__":

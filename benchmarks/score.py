@@ -78,9 +78,9 @@ def centered(vertices: np.ndarray) -> np.ndarray:
     return vertices - (vertices.max(axis=0) + vertices.min(axis=0)) / 2
 
 
-def draw_views(mesh: Mesh, size: int = SIZE_PX) -> tuple[Tensor, Tensor, Tensor]:
-    """Albedo [V, H, W, 3], normals [V, H, W, 3] and opacity [V, H, W] of the mesh, 2 x 2 samples a pixel."""
-    raster = rasterize(mesh.vertices, mesh.faces, views(), 2 * size, 2 * size)
+def draw_views(mesh: Mesh, size: int = SIZE_PX, cameras: Cameras | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Albedo [V, H, W, 3], normals [V, H, W, 3] and opacity [V, H, W] of the mesh, 2 x 2 samples a pixel; from `views()` unless said."""
+    raster = rasterize(mesh.vertices, mesh.faces, cameras or views(), 2 * size, 2 * size)
     hit = raster.face >= 0
     face = raster.face[hit]
     uv = np.einsum("nk,nkd->nd", raster.barycentric[hit], mesh.corner_uvs[face])
@@ -103,12 +103,12 @@ def draw_views(mesh: Mesh, size: int = SIZE_PX) -> tuple[Tensor, Tensor, Tensor]
     return inside[..., :3], torch.nn.functional.normalize(inside[..., 3:6], dim=-1), opacity
 
 
-def light_up(color: Tensor, normals: Tensor, opacity: Tensor) -> list[Tensor]:
+def light_up(color: Tensor, normals: Tensor, opacity: Tensor, cameras: Cameras | None = None) -> list[Tensor]:
     """Pictures [V, H, W, 3] over each of `GROUNDS`, lit from the camera's side and above as the judge's training pictures are.
 
     A light that stood still would leave the views from behind at `AMBIENT` alone, where white is gray to anyone.
     """
-    toward = torch.nn.functional.normalize(views().positions, dim=-1) + torch.tensor([0.0, 0.0, 0.6])
+    toward = torch.nn.functional.normalize((cameras or views()).positions, dim=-1) + torch.tensor([0.0, 0.0, 0.6])
     lambert = torch.einsum("vhwd,vd->vhw", normals, torch.nn.functional.normalize(toward, dim=-1)).clamp_min(0)
     lit = color * (AMBIENT + (1 - AMBIENT) * lambert)[..., None]
     return [lit * opacity[..., None] + ground * (1 - opacity[..., None]) for ground in GROUNDS]

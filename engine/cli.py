@@ -136,9 +136,11 @@ def _stage_request(arguments: argparse.Namespace) -> JobRequest | None:
 
 def _request(arguments: argparse.Namespace) -> JobRequest | None:
     """What the command line asks for; None for a job that is resumed by its own words."""
+    from engine.guidance.helpers import is_helper
+
     flags, given, overrides = _given(arguments)
     for name in ("start_from", "start_mesh"):
-        if given.get(name):
+        if given.get(name) and not is_helper(given[name], "shap-e"):
             given[name] = os.path.abspath(given[name])  # the engine may stand elsewhere when it resumes
     if "reference_image" in given:
         fields, places = picture_fields(given.pop("reference_image"))
@@ -274,10 +276,15 @@ def _models(arguments: argparse.Namespace) -> int:
     root = models_root()
     if arguments.action in (None, "list"):
         rows = manage.rows(root)
-        lines = [f"{row.model.id:<12} {row.origin or '-':<10} {row.model.title} ({row.model.licence}). {row.model.note}" for row in rows]
-        return end(
-            f"{len(rows)} models" if arguments.json else "\n".join(lines), {"models": [row.to_json() for row in rows], "folder": str(root)}
-        )
+        states = manage.helper_states(root)
+        listed = [*((row.model, row.origin) for row in rows), *states]
+        lines = [f"{item.id:<14} {origin or '-':<10} {item.title} ({item.licence}). {item.note}" for item, origin in listed]
+        found: dict[str, object] = {
+            "models": [row.to_json() for row in rows],
+            "helpers": [{**asdict(helper), "origin": origin} for helper, origin in states],
+            "folder": str(root),
+        }
+        return end(f"{len(rows)} models" if arguments.json else "\n".join(lines), found)
     _end_early(arguments.end_with_stdin)
     try:
         if arguments.action == "download":
@@ -298,10 +305,10 @@ def _models(arguments: argparse.Namespace) -> int:
 
 
 def _download(name: str, root: Path, report: Callable[[Step], None]) -> str:
-    from engine.guidance.model_table import find_model
+    from engine.guidance.helpers import find_stored
     from engine.model_store.download import download
 
-    return download(find_model(name), root, report)
+    return download(find_stored(name), root, report)
 
 
 def _end_early(with_stdin: bool) -> None:

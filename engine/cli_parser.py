@@ -81,7 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--start-from", default=None, metavar="JOB", help="job folder to go on from with more steps; what is left out is as it was there"
     )
-    generate.add_argument("--init", default=None, metavar="MESH", help="mesh file whose shape and colors the field starts with")
+    generate.add_argument(
+        "--init",
+        default=None,
+        metavar="MESH",
+        help='what the field starts with: a mesh file, or "shap-e" (or its folder), drawn from the prompt',
+    )
     _add_settings(generate)
 
     for stage, text in (("texture", "give a mesh a new texture"), ("refine", "work a mesh's shape and color out under the prompt")):
@@ -126,7 +131,7 @@ def _add_sample_parser(commands: argparse._SubParsersAction) -> None:  # type: i
     sample.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     sample.add_argument("--vram", default="normal", help="low, normal or high (default: normal)")
     sample.add_argument("--lora", default="", help="LoRA files to put on top, FILE or FILE:SCALE, with commas between")
-    sample.add_argument("--control-net", default="", help="folder of a ControlNet for depth or normals, with --control-image")
+    sample.add_argument("--control-net", default="", help="a ControlNet for depth or normals, by its name or folder, with --control-image")
     sample.add_argument("--control-image", default="", help="picture of the surface's depth or normals, with --control-net")
     sample.add_argument("--control-scale", type=float, default=1.0, help="how strongly the ControlNet acts, 0 to 2 (default: 1)")
     sample.add_argument("--out", default=None, help="folder of the pictures (default: named after the prompt)")

@@ -54,6 +54,8 @@ class OutputConfig:
     inspect_every: int = 0
     """Steps between two pictures in previews/ of what the model makes of a view: render, noised, one-step estimate, denoised;
     0 makes none. 0..1000000."""
+    tensorboard: bool = False
+    """Write the run's numbers and previews for tensorboard, into tensorboard/ of the job; needs the package tensorboard."""
     formats: str = "glb"
     """Further mesh files, with commas between: glb, obj, ply."""
     field_videos: str = ""

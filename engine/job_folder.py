@@ -39,8 +39,8 @@ FORMAT = 1
 # A draft writes about 30 MB; a full disk must be noticed before minutes of work, not after.
 MIN_FREE_BYTES = 200 << 20
 OURS = (
-    "job.json", "events.jsonl", "checkpoints", "previews", "reference.png", "source.npz", "result",
-    "result.partial", "renders", "exports", "error.log", "engine.log", LOCK_NAME,
+    "job.json", "events.jsonl", "checkpoints", "previews", "reference.png", "source.npz", "source.partial", "tensorboard",
+    "result", "result.partial", "renders", "exports", "error.log", "engine.log", LOCK_NAME,
 )  # fmt: skip
 # Further pictures and their maps go by a number.
 OUR_PICTURES = re.compile(r"reference(-\d+)?(-depth|-normal)?\.png")

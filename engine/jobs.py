@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 
 from engine.config import JobConfig, check_request
 from engine.continuation import find_start
+from engine.drawn_mesh import check_drawing, draw_mesh, is_drawn
 from engine.errors import UserError
 from engine.job_folder import JobFolder, check_folder, create_job, open_job, output_errors, slug_of, write_json
 from engine.job_lock import JobLock
 from engine.model_fit import check_fit
 from engine.protocol import CANCELLED, Event, Failed, JobRequest, Plan, Preview, Progress, Proxy, Result, Warn
 from engine.stages import find_source
+from engine.tensorboard_log import TensorboardLog, check_tensorboard
 from engine.training.control import Control
 
 if TYPE_CHECKING:
@@ -153,7 +155,8 @@ def _prepare(request: JobRequest | None, out_dir: Path, lock: JobLock, *, resume
 
 
 def check_model(request: JobRequest, config: JobConfig) -> list[str]:
-    """Whether the model is there, knows the prompt's thing and gets what it needs; reads small files only.
+    """Whether the model is there, knows the prompt's thing and gets what it needs, and what else is optional is installed; reads small
+    files only.
 
     Returns warnings. Raises UserError.
     """
@@ -161,6 +164,8 @@ def check_model(request: JobRequest, config: JobConfig) -> list[str]:
     from engine.guidance.vocabulary import check_prompt
     from engine.model_store import layout
 
+    if config.output.tensorboard:
+        check_tensorboard()
     model = find_model(request.model)
     folder = model_folder(model)
     if Path(model.path).is_absolute():  # a folder of the user's, which nobody has looked at yet
@@ -180,9 +185,31 @@ def _run_phases(run: _Run) -> None:
     if (folder.result / "result.json").is_file():
         return  # resumed though done: what was asked for is there
     shutil.rmtree(folder.partial_result, ignore_errors=True)  # of an engine that was killed
+    _draw_source(run)
     trainer, device = _trained(run)
     mesh = _mesh(run, trainer)
     _export(run, trainer, mesh, device)
+
+
+def _draw_source(run: _Run) -> None:
+    """The mesh that the job starts from, where a model draws it and has not done so; before the diffusion model takes the memory."""
+    request, target = run.folder.request, run.folder.source
+    if request.stage != "generate" or target.is_file() or not is_drawn(request.start_mesh):
+        return
+    root = check_drawing(request.start_mesh)
+    start = time.monotonic()
+
+    def report(step: int, of: int) -> None:
+        run.stop_if_cancelled()
+        pace = (time.monotonic() - start) / max(step, 1)
+        run.progress("load", step, of, pace, pace * (of - step) if step else -1.0, "Drawing the first shape with Shap-E")
+
+    mesh = draw_mesh(root, request.prompt, request.seed, pick_device(request.device), report)
+    partial = target.with_suffix(".partial")
+    mesh.save(partial)
+    partial.replace(target)
+    _free_memory()
+    run.seconds["draw"] = time.monotonic() - start
 
 
 def _trained(run: _Run) -> tuple[AnyTrainer, torch.device]:
@@ -237,7 +264,7 @@ def _load(run: _Run, config: JobConfig) -> tuple[AnyTrainer, torch.device]:
     run.stop_if_cancelled()
     run.progress("load", 1, 3, text=f"Loading {request.model}")
     model = find_model(request.model)
-    denoiser = load_configured(model_folder(model), device, config.model)
+    denoiser = load_configured(model_folder(model), device, config.model, model.id)
     run.stop_if_cancelled()
     known_views = load_known_views(request, run.folder.path, config.reference, device)
     if isinstance(denoiser, PicturePrompted):
@@ -289,14 +316,26 @@ def _train(run: _Run, trainer: AnyTrainer) -> None:
     def progress(step: int, of: int, seconds_per_step: float, eta_s: float) -> None:
         run.progress("train", step, of, seconds_per_step, eta_s + MESH_GUESS_S)
 
-    previews = Previews(trainer, folder.previews, run.job, run.control, run.emit)
+    log = TensorboardLog(folder.path, trainer.step) if folder.config.output.tensorboard else None
+
+    def emit(event: Event) -> None:
+        run.emit(event)
+        if log is not None:
+            log.see(event)
+
+    previews = Previews(trainer, folder.previews, run.job, run.control, emit)
     hooks = Hooks(progress=progress, preview=previews.tick, checkpoint=checkpoint, warn=run.warn)
+    if log is not None:
+        hooks = replace(hooks, measured=log.step)
     try:
         train(trainer, run.control, hooks, seed=folder.request.seed)
+        checkpoint()
+        previews.finish()
     except CancelledError:
         raise _CancelledError from None
-    checkpoint()
-    previews.finish()
+    finally:
+        if log is not None:
+            log.close()
     run.seconds["train"] = time.monotonic() - start
 
 

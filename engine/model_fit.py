@@ -8,6 +8,7 @@ from engine.config import JobConfig
 from engine.errors import UserError
 from engine.guidance.control_folder import check_control_folder
 from engine.guidance.families import FAMILIES, Family
+from engine.guidance.helpers import helper_folder
 from engine.guidance.model_table import Model, find_model, model_folder, models
 from engine.protocol import JobRequest
 
@@ -26,7 +27,7 @@ def check_fit(model: Model, request: JobRequest, config: JobConfig) -> None:
         text = f"{model.title} looks at {wanted} views of one object at once, but camera.placement is {config.camera.placement}."
         raise UserError(text, f"Use --preset {model.kind}, or --camera.placement four-view.", "option")
     if config.model.control_net:
-        _check_control_net(model, request.stage, Path(config.model.control_net).expanduser())
+        _check_control_net(model, request.stage, config.model.control_net)
 
 
 def _check_method(model: Model, family: Family, config: JobConfig) -> None:
@@ -55,7 +56,7 @@ def _check_clip_beside(name: str) -> None:
         check_folder(folder)
 
 
-def _check_control_net(model: Model, stage: str, folder: Path) -> None:
+def _check_control_net(model: Model, stage: str, given: str) -> None:
     if stage == "generate":
         text = "A ControlNet holds the model to a surface that is known, and a new field has none."
         raise UserError(text, "Use it with the stages texture and refine, or leave --control-net out.", "option")
@@ -65,4 +66,4 @@ def _check_control_net(model: Model, stage: str, folder: Path) -> None:
         raise UserError(
             f"{family.title} takes no ControlNet, only {titles} do.", "Leave --control-net out, or use another --model.", "option"
         )
-    check_control_folder(folder)
+    check_control_folder(helper_folder(given, "control-net"))

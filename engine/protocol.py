@@ -88,7 +88,8 @@ class JobRequest:
     further_views: tuple[FurtherView, ...] = ()
     """More pictures of the same object. They need a first one."""
     start_mesh: str = ""
-    """Absolute path of a mesh file: what texture and refine work on, what generate grows its field from; empty: none."""
+    """Absolute path of a mesh file: what texture and refine work on, what generate grows its field from; empty: none. For generate
+    also "shap-e" or the folder of such a model, which draws the mesh from the prompt."""
     start_from: str = ""
     """Absolute path of a job folder: generate goes on from its last checkpoint, texture and refine from its mesh; empty: none."""
     stage: str = "generate"

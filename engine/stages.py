@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.config import JobConfig
+from engine.drawn_mesh import check_drawing, is_drawn
 from engine.errors import UserError
 from engine.job_folder import JobFolder, read_job
 from engine.protocol import JobRequest
@@ -35,6 +36,12 @@ def find_source(request: JobRequest, config: JobConfig, out_dir: Path) -> tuple[
     """The mesh that the job starts from (None: from nothing), and `config` with what depends on it settled. Raises UserError."""
     if not request.start_mesh and (request.stage == "generate" or not request.start_from):
         return None, config
+    if request.stage == "generate" and is_drawn(request.start_mesh):
+        if not request.prompt.strip():
+            fix = "Say what the picture shows, or start from a mesh file."
+            raise UserError("Shap-E draws from words, and the prompt is empty.", fix, "prompt")
+        check_drawing(request.start_mesh)
+        return None, config  # the job draws it, as its first phase
     from engine.meshing.source_mesh import read_mesh, read_result
 
     if request.start_mesh:

@@ -20,6 +20,7 @@ from transformers import T5EncoderModel, T5Tokenizer
 from engine.errors import UserError
 from engine.guidance.denoiser import Denoiser, resize
 from engine.guidance.embed_cache import EmbedCache
+from engine.guidance.sentence_piece import read_sentence_pieces
 from engine.guidance.stable_diffusion import noise_and_clean
 
 logger = logging.getLogger(__name__)
@@ -82,14 +83,16 @@ class DeepFloyd(Denoiser):
         return embeds
 
     def _load_tokenizer(self) -> Any:
-        try:
-            return T5Tokenizer.from_pretrained(self._root, subfolder="tokenizer", local_files_only=True)
-        except (ImportError, ValueError) as error:  # spiece.model, which needs a package that no other model needs
-            raise UserError(
-                f"The tokenizer in {self._root / 'tokenizer'} is a SentencePiece file, and this Python has no package for it.",
-                "Install it: python -m pip install sentencepiece",
-                "setup",
-            ) from error
+        """From tokenizer.json, else from the SentencePiece file, which most copies have. transformers takes an empty folder for a
+        tokenizer that knows no word."""
+        folder = self._root / "tokenizer"
+        if (folder / "tokenizer.json").is_file():
+            return T5Tokenizer.from_pretrained(folder, local_files_only=True)
+        if not (folder / "spiece.model").is_file():
+            text = f"{folder} has neither tokenizer.json nor spiece.model, so no word can be read."
+            raise UserError(text, "Fetch the model folder again.", "model")
+        words = read_sentence_pieces(folder / "spiece.model")
+        return T5Tokenizer(vocab=words.pieces, extra_ids=0, _spm_precompiled_charsmap=words.normalizer or None)
 
     def drop_text_encoder(self) -> None:
         """`embed` raises ValueError from now on; the encoder itself is freed after each call already."""

@@ -89,6 +89,9 @@ class Denoiser(ABC):
     def embed(self, prompts: list[str]) -> Tensor:
         """P texts to prompt embeddings [P, T, D] float32, without gradient. Not available after `drop_text_encoder`."""
 
+    def load_text_encoder(self) -> None:  # noqa: B027 - most implementations have it, or never
+        """Have the text encoder among `parts` now, so that its weights may be changed; what it says is not kept for other jobs then."""
+
     def drop_text_encoder(self) -> None:  # noqa: B027 - most implementations have nothing to drop
         """Free what `embed` needs. Idempotent."""
 

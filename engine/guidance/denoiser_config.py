@@ -49,8 +49,9 @@ class DenoiserConfig:
     models that overflow float16, too."""
     lora: str = ""
     """LoRA files to put on top, FILE or FILE:SCALE, several with commas between; .safetensors only."""
-    tiny_vae: str = ""
-    """Folder of a tiny encoder (TAESD, AutoencoderTiny) that stands in for the model's own for most of the run; empty: none."""
+    tiny_vae: str = "auto"
+    """A tiny encoder (TAESD, AutoencoderTiny) that stands in for the model's own for most of the run, by its name or folder; "none";
+    "auto" takes the one that was made for the model where --vram is low and it was fetched: models download taesd."""
     tiny_vae_until: float = 0.8
     """Up to which part of the run the tiny encoder stands in. 0..1."""
     control_net: str = ""

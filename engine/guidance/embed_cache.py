@@ -1,10 +1,11 @@
-"""What a text encoder said, kept on disk by content: for encoders that take longer to load than everything else.
+"""What a text encoder said, kept on disk by content: the next job of these words loads no text encoder.
 
 A file's name is a hash of the encoder and of one text, so another encoder, other weights or other words never meet it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -21,6 +22,16 @@ from engine.guidance.model_records import models_root
 FOLDER_NAME = ".embeddings"
 # Of a weight file this many places of this many bytes are hashed, its header and its size: training moves all weights a little.
 N_PLACES, PLACE_BYTES = 64, 65536
+# Smaller encoders are not worth it: Toybox's has 2 MB, which is read in the milliseconds that hashing it takes. CLIP's have 250 MB to
+# 1.4 GB, which are spared in memory too.
+LARGE_BYTES = 100_000_000
+# The oldest go when there is more: some thousand prompts.
+MAX_BYTES = 500_000_000
+
+
+def is_large(*folders: Path) -> bool:
+    """Whether the encoders in these folders take longer to load than to look up."""
+    return sum(path.stat().st_size for folder in folders for path in folder.glob("*.safetensors")) >= LARGE_BYTES
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,7 @@ class EmbedCache:
             for text, embed in zip(missing, encode(missing)):
                 found[text] = embed
                 self._write(text, embed)
+            self._prune()
         device = next(iter(found.values())).device if len(missing) == len(found) else torch.device("cpu")
         return torch.stack([found[text].to(device=device) for text in texts])
 
@@ -59,10 +71,14 @@ class EmbedCache:
         return self.folder / f"{name[:40]}.safetensors"
 
     def _read(self, text: str) -> Tensor | None:
+        path = self._path(text)
         try:
-            return load_file(self._path(text))["embed"]
+            embed = load_file(path)["embed"]
         except (OSError, SafetensorError, KeyError):
             return None
+        with contextlib.suppress(OSError):  # a folder that cannot be written serves as well
+            os.utime(path)
+        return embed
 
     def _write(self, text: str, embed: Tensor) -> None:
         """Whole or not at all. A full disk costs time on the next run, no error in this one."""
@@ -73,7 +89,19 @@ class EmbedCache:
             save_file({"embed": embed.detach().cpu().contiguous().clone()}, str(partial))
             os.replace(partial, path)
         except (OSError, SafetensorError):
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+    def _prune(self) -> None:
+        """Delete what was not used for longest, until the folder holds no more than MAX_BYTES. Another job may do the same meanwhile."""
+        with contextlib.suppress(OSError):
+            files = sorted(((path.stat(), path) for path in self.folder.glob("*.safetensors")), key=lambda item: item[0].st_mtime)
+            total = sum(stat.st_size for stat, _ in files)
+            for stat, path in files:
+                if total <= MAX_BYTES:
+                    break
+                path.unlink(missing_ok=True)
+                total -= stat.st_size
 
 
 def _update(digest: hashlib._Hash, file: Path) -> None:

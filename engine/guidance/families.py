@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,9 +155,9 @@ def kind_of(folder: Path) -> str:
     return next((kind for kind, family in FAMILIES.items() if family.fits(settings)), "stable-diffusion")
 
 
-def has_parts(folder: Path, kind: str) -> bool:
-    """Whether all parts of a family are in the folder."""
-    return all((folder / part).is_dir() for part in FAMILIES[kind].parts)
+def has_parts(folder: Path, parts: Iterable[str]) -> bool:
+    """Whether all these parts are in the folder; "" is the folder itself, known by its settings."""
+    return all((folder / part).is_dir() if part else (folder / "config.json").is_file() for part in parts)
 
 
 def check_parts(folder: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -31,23 +31,34 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    """One row of the table, or a local folder dressed as one. The fields are explained at the top of `models.toml`."""
+class Stored:
+    """What lies in the models folder under an id. The fields are explained at the top of `models.toml`."""
 
     id: str
     title: str
     kind: str
-    path: str
+    path: str = ""
     sources: tuple[Source, ...]
-    gated: bool
+    gated: bool = False
     licence: str
     download_mb: int
+    note: str
+
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """As in `Family`."""
+        return FAMILIES[self.kind].parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Stored):
+    """One row of the table of diffusion models, or a local folder dressed as one."""
+
     vram_gb: float
     resolution_px: int
     prediction_type: str
     words: str
     vocabulary: str
-    note: str
 
     @property
     def takes_free_prompts(self) -> bool:
@@ -69,18 +80,19 @@ class Model:
 
 
 @functools.cache
-def _table() -> dict[str, object]:
+def table() -> dict[str, object]:
+    """All of `models.toml`."""
     return tomllib.loads(TABLE_FILE.read_text(encoding="utf-8"))
 
 
 def _words() -> dict[str, dict[str, dict[str, str]]]:
-    return _table()["words"]  # type: ignore[return-value]
+    return table()["words"]  # type: ignore[return-value]
 
 
 @functools.cache
 def models() -> dict[str, Model]:
     """Id to model, in the order of the file; the first is the default."""
-    rows: dict[str, dict[str, object]] = _table()["models"]  # type: ignore[assignment]
+    rows: dict[str, dict[str, object]] = table()["models"]  # type: ignore[assignment]
     return {name: _row(name, row) for name, row in rows.items()}
 
 
@@ -90,8 +102,12 @@ def _row(name: str, row: dict[str, object]) -> Model:
         raise ValueError(f"models.{name} in models.toml must have the fields {sorted(wanted)}, got {sorted(row)}")
     if row["words"] not in _words():
         raise ValueError(f"models.{name}.words in models.toml is {row['words']!r}, but must be one of {sorted(_words())}")
-    sources = tuple(Source(*source.split("@")) for source in row["sources"])  # type: ignore[attr-defined]
-    return Model(id=name, **{**row, "sources": sources})  # type: ignore[arg-type]
+    return Model(id=name, **{**row, "sources": parse_sources(row["sources"])})  # type: ignore[arg-type]
+
+
+def parse_sources(rows: Sequence[str]) -> tuple[Source, ...]:
+    """Copies on the hub, each written "id@revision"."""
+    return tuple(Source(*row.split("@")) for row in rows)
 
 
 def find_model(name: str) -> Model:
@@ -129,7 +145,7 @@ def find_model(name: str) -> Model:
 
 def refuse_withdrawn(name: str) -> None:
     """Raise UserError, code "withdrawn", with the replacement, if `name` is a hub id that its owner removed."""
-    withdrawn: dict[str, dict[str, str]] = _table()["withdrawn"]  # type: ignore[assignment]
+    withdrawn: dict[str, dict[str, str]] = table()["withdrawn"]  # type: ignore[assignment]
     if name in withdrawn:
         use = models()[withdrawn[name]["use"]]
         text = f"{name} was withdrawn from the hub by its owner in {withdrawn[name]['when']}."
@@ -152,8 +168,8 @@ def _local_model(name: str, title: str, folder: Path) -> Model:
     )  # fmt: skip
 
 
-def model_folder(model: Model) -> Path:
-    """Where the model's parts lie on this machine: shipped, added, in the models folder, or in the hub's cache.
+def model_folder(model: Stored) -> Path:
+    """Where the model's (or helper's) parts lie on this machine: shipped, added, in the models folder, or in the hub's cache.
 
     Raises:
         UserError: code "model", with how to get it, if it is nowhere.
@@ -168,7 +184,7 @@ def model_folder(model: Model) -> Path:
         return folder
     cached = [snapshot for source in model.sources if (snapshot := _cached(source.repo))]
     for folder in [models_root() / model.id, *cached]:
-        if has_parts(folder, model.kind):
+        if has_parts(folder, model.parts):
             return folder
     raise UserError(
         f"Model {model.id} ({model.title}, {model.download_mb / 1000:.1f} GB, licence {model.licence}) is not on this machine.",
@@ -177,7 +193,7 @@ def model_folder(model: Model) -> Path:
     )
 
 
-def is_installed(model: Model) -> bool:
+def is_installed(model: Stored) -> bool:
     """Whether `model_folder` finds it."""
     try:
         model_folder(model)

@@ -49,10 +49,11 @@ class MVDream(StableDiffusion):
         with loading_errors(root):
             unet = _load_unet(root / "unet", dtype)
             vae = AutoencoderKL.from_pretrained(root, subfolder="vae", **weights_of(root / "vae", dtype))
-            text_encoder = CLIPTextModel.from_pretrained(root, subfolder="text_encoder", **weights_of(root / "text_encoder", dtype))
             tokenizer = CLIPTokenizer.from_pretrained(root, subfolder="tokenizer", local_files_only=True)
             scheduler = DDIMScheduler.from_pretrained(root, subfolder="scheduler", local_files_only=True)
-        return MVDream(unet, vae, text_encoder, tokenizer, scheduler, device=device, dtype=dtype)
+        model = MVDream(unet, vae, None, tokenizer, scheduler, device=device, dtype=dtype)
+        model.read_text_later(root, {"text_encoder": CLIPTextModel}, dtype)
+        return model
 
     def use_control_net(self, folder: Path, scale: float = 1.0) -> None:
         Denoiser.use_control_net(self, folder, scale)  # its U-Net is another: refused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from engine.errors import UserError
 from engine.guidance.control_net import ControlNet
 from engine.guidance.denoiser import Denoiser, resize
+from engine.guidance.embed_cache import EmbedCache, is_large
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,9 @@ class StableDiffusion(Denoiser):
     """U-Net, VAE and text encoder of Stable Diffusion 1.x, 2.x or Toybox, frozen.
 
     Predictions epsilon, v_prediction and sample are all turned into epsilon and x0 here.
+
+    Args:
+        text_encoder: None if `read_text_later` follows.
     """
 
     def __init__(
@@ -42,7 +47,9 @@ class StableDiffusion(Denoiser):
         self._unet = unet.to(device=device).eval().requires_grad_(False)
         # Channels last: Toybox's VAE decodes a sixth faster on a CPU. Its U-Net gains nothing, so that stays as it is.
         self._vae = vae.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
-        self._text_encoder = text_encoder.to(device=device).eval().requires_grad_(False)
+        self._text_encoder = frozen(text_encoder, device)
+        self._load_text: Callable[[], tuple[Any, ...]] | None = None
+        self._embed_cache: EmbedCache | None = None
         self._tokenizer = tokenizer
         self.control_net: ControlNet | None = None
         self._tiny_vae: Any = None
@@ -65,10 +72,49 @@ class StableDiffusion(Denoiser):
         with loading_errors(root):
             unet = UNet2DConditionModel.from_pretrained(root, subfolder="unet", **weights_of(root / "unet", dtype))
             vae = AutoencoderKL.from_pretrained(root, subfolder="vae", **weights_of(root / "vae", dtype))
-            text_encoder = CLIPTextModel.from_pretrained(root, subfolder="text_encoder", **weights_of(root / "text_encoder", text_dtype))
             tokenizer = CLIPTokenizer.from_pretrained(root, subfolder="tokenizer", local_files_only=True)
             scheduler = DDIMScheduler.from_pretrained(root, subfolder="scheduler", local_files_only=True)
-        return StableDiffusion(unet, vae, text_encoder, tokenizer, scheduler, device=device, dtype=dtype)
+        model = StableDiffusion(unet, vae, None, tokenizer, scheduler, device=device, dtype=dtype)
+        model.read_text_later(root, {"text_encoder": CLIPTextModel}, text_dtype)
+        return model
+
+    def read_text_later(self, root: Path, encoders: Mapping[str, Any], dtype: torch.dtype) -> None:
+        """Load the text encoders when a prompt comes that was not read before, at once if they are small.
+
+        Args:
+            encoders: folder of each to its class.
+        Raises: UserError, code "model", now or with the first prompt.
+        """
+
+        def load() -> tuple[Any, ...]:
+            with loading_errors(root):
+                return tuple(cls.from_pretrained(root, subfolder=name, **weights_of(root / name, dtype)) for name, cls in encoders.items())
+
+        self._load_text = load
+        folders = [root / name for name in encoders]
+        if is_large(*folders):
+            tokenizers = [root / name.replace("text_encoder", "tokenizer") for name in encoders]
+            self._embed_cache = EmbedCache.of(*folders, *tokenizers, f"{type(self).__name__} {dtype} {self._text_settings()}")
+        else:
+            self._need_text()
+
+    def _text_settings(self) -> str:
+        """What of the model, beside encoders and tokenizers, changes the embeddings."""
+        return ""
+
+    def _need_text(self) -> None:
+        if self._load_text is not None:
+            self._take_text(*self._load_text())
+            self._load_text = None
+        if self._text_encoder is None:
+            raise ValueError("the text encoder was dropped; embed all prompts before drop_text_encoder()")
+
+    def _take_text(self, text_encoder: Any) -> None:
+        self._text_encoder = frozen(text_encoder, self.device)
+
+    def load_text_encoder(self) -> None:
+        self._embed_cache = None
+        self._need_text()
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -87,13 +133,20 @@ class StableDiffusion(Denoiser):
 
     @property
     def _text_encoder_config(self) -> Any:
-        if self._text_encoder is None:
-            raise ValueError("the text encoder was dropped; embed all prompts before drop_text_encoder()")
+        self._need_text()
         config = self._text_encoder.config
         return getattr(config, "text_config", config)
 
-    @torch.no_grad()
     def embed(self, prompts: list[str]) -> Tensor:
+        """[P, T, D], see `_embed_new`; what a large encoder said before is looked up."""
+        if self._embed_cache is None:
+            return self._embed_new(prompts)
+        if self._load_text is None:
+            self._need_text()  # dropped, unless it is here
+        return self._embed_cache.embeds(prompts, self._embed_new).to(device=self.device)
+
+    @torch.no_grad()
+    def _embed_new(self, prompts: list[str]) -> Tensor:
         """The text encoder's last hidden states [P, T, D], padded and cut to `max_tokens` as StableDiffusionPipeline does."""
         max_tokens = self.max_tokens
         for prompt in prompts:
@@ -107,7 +160,7 @@ class StableDiffusion(Denoiser):
 
     def drop_text_encoder(self) -> None:
         """Free the text encoder's memory; `embed` raises ValueError from now on."""
-        self._text_encoder = None
+        self._text_encoder = self._load_text = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -167,6 +220,11 @@ class StableDiffusion(Denoiser):
             inputs = inputs | self.control_net.residuals(noisy, timesteps, inputs)
         raw: Tensor = self._unet(noisy, timesteps, return_dict=False, **inputs)[0]
         return raw.float()
+
+
+def frozen(part: Any, device: torch.device | str) -> Any:
+    """A module, or None, on `device` and without gradients."""
+    return None if part is None else part.to(device=device).eval().requires_grad_(False)
 
 
 def noise_and_clean(raw: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction_type: str) -> tuple[Tensor, Tensor]:

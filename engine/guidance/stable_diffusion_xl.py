@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from engine.errors import UserError
-from engine.guidance.stable_diffusion import StableDiffusion, noise_and_clean
+from engine.guidance.stable_diffusion import StableDiffusion, frozen, noise_and_clean
 
 logger = logging.getLogger(__name__)
 # Height and width of the picture before it was cropped, the crop's top left corner, the wanted height and width.
@@ -34,7 +34,7 @@ class StableDiffusionXL(StableDiffusion):
         self,
         unet: Any,
         vae: Any,
-        text_encoders: tuple[Any, Any],
+        text_encoders: tuple[Any, Any] | tuple[None, None],
         tokenizers: tuple[Any, Any],
         scheduler: Any,
         *,
@@ -43,7 +43,7 @@ class StableDiffusionXL(StableDiffusion):
         dtype: torch.dtype,
     ) -> None:
         super().__init__(unet, vae, text_encoders[0], tokenizers[0], scheduler, device=device, dtype=dtype)
-        self._text_encoder_2 = text_encoders[1].to(device=device).eval().requires_grad_(False)
+        self._text_encoder_2 = frozen(text_encoders[1], device)
         self._tokenizer_2 = tokenizers[1]
         self._zeros_for_empty = zeros_for_empty
         self._n_pooled = int(unet.config.projection_class_embeddings_input_dim) - N_TIME_IDS * int(unet.config.addition_time_embed_dim)
@@ -61,9 +61,6 @@ class StableDiffusionXL(StableDiffusion):
             settings = AutoencoderKL.load_config(root, subfolder="vae", local_files_only=True)
             vae_dtype = torch.float32 if dtype == torch.float16 and settings.get("force_upcast", True) else dtype
             vae = AutoencoderKL.from_pretrained(root, subfolder="vae", **weights_of(root / "vae", vae_dtype))
-            first = CLIPTextModel.from_pretrained(root, subfolder="text_encoder", **weights_of(root / "text_encoder", dtype))
-            folder_2 = root / "text_encoder_2"
-            second = CLIPTextModelWithProjection.from_pretrained(root, subfolder=folder_2.name, **weights_of(folder_2, dtype))
             tokenizers = [
                 CLIPTokenizer.from_pretrained(root, subfolder=name, local_files_only=True) for name in ("tokenizer", "tokenizer_2")
             ]
@@ -71,7 +68,7 @@ class StableDiffusionXL(StableDiffusion):
         model = StableDiffusionXL(
             unet,
             vae,
-            (first, second),
+            (None, None),
             (tokenizers[0], tokenizers[1]),
             scheduler,
             zeros_for_empty=_zeros_for_empty(root),
@@ -81,7 +78,15 @@ class StableDiffusionXL(StableDiffusion):
         if not 0 < model._n_pooled <= int(unet.config.cross_attention_dim):
             text = f"The U-Net in {root} takes a pooled text of {model._n_pooled} numbers, which no known text encoder of SDXL gives."
             raise UserError(text, "Choose SDXL's base model, or a fine-tuned one; its refiner cannot guide.", "model")
+        model.read_text_later(root, {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}, dtype)
         return model
+
+    def _text_settings(self) -> str:
+        return f"zeros for empty {self._zeros_for_empty}"
+
+    def _take_text(self, text_encoder: Any, text_encoder_2: Any = None) -> None:
+        super()._take_text(text_encoder)
+        self._text_encoder_2 = frozen(text_encoder_2, self.device)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -89,11 +94,12 @@ class StableDiffusionXL(StableDiffusion):
         return super().parts | second
 
     @torch.no_grad()
-    def embed(self, prompts: list[str]) -> Tensor:
+    def _embed_new(self, prompts: list[str]) -> Tensor:
         """[P, T + 1, D]: the layer before the last of both encoders, then the pooled row. A model that was trained so gets zeros for "".
 
         As StableDiffusionXLPipeline does, with the same text for both encoders.
         """
+        self._need_text()
         first, _ = self._encode_text(self._tokenizer, self._text_encoder, prompts)
         second, pooled = self._encode_text(self._tokenizer_2, self._text_encoder_2, prompts)
         tokens = torch.cat([first, second], dim=-1)  # [P, T, D]
@@ -106,8 +112,6 @@ class StableDiffusionXL(StableDiffusion):
     def _encode_text(self, tokenizer: Any, text_encoder: Any, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Hidden states [P, T, D'] of the layer before the last, and the first output, which is the pooled text [P, D''] of an
         encoder with a projection."""
-        if text_encoder is None:
-            raise ValueError("the text encoder was dropped; embed all prompts before drop_text_encoder()")
         max_tokens = min(int(tokenizer.model_max_length), int(text_encoder.config.max_position_embeddings))
         for prompt in prompts:
             if tokenizer is self._tokenizer and len(tokenizer(prompt).input_ids) > max_tokens:

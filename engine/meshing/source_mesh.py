@@ -131,15 +131,12 @@ def read_mesh(path: Path) -> SourceMesh:
         raise UserError(f"{path.name} has {len(faces):,} triangles, but at most {MAX_FACES:,} are read.", "Decimate it first.", "mesh")
     if path.suffix.lower() in Y_UP:
         vertices = to_z_up(vertices)
-    low, high = vertices.min(axis=0), vertices.max(axis=0)
-    center = (low + high) / 2
-    scale = float(np.linalg.norm(vertices - center, axis=1).max()) / RADIUS
+    places, center, scale = fitted(vertices)
     if not (np.isfinite(vertices).all() and scale > 1e-12):
         raise UserError(f"{path.name} has no size, or places that are not finite.", "Export the mesh again.", "mesh")
-    vertices, faces = _merged((vertices - center) / scale, faces)
+    vertices, faces = _merged(places, faces)
     used = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
     uvs, texture, colors = _appearance(parts)
-    x, y, z = (float(value) for value in center)
     return SourceMesh(
         np.ascontiguousarray(vertices, np.float32),
         np.ascontiguousarray(faces[used], np.int32),
@@ -147,9 +144,18 @@ def read_mesh(path: Path) -> SourceMesh:
         texture,
         colors[used] if colors is not None else None,
         None,
-        (x, y, z),
+        center,
         scale,
     )
+
+
+def fitted(vertices: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[float, float, float], float]:
+    """Vertices [V, 3] centred and scaled into the world, and `center` and `scale` as SourceMesh has them."""
+    x, y, z = (float(value) for value in (vertices.min(axis=0) + vertices.max(axis=0)) / 2)
+    around = vertices - np.array([x, y, z])
+    scale = float(np.linalg.norm(around, axis=1).max()) / RADIUS
+    with np.errstate(divide="ignore", invalid="ignore"):  # no size: the caller looks at the scale
+        return around / scale, (x, y, z), scale
 
 
 @dataclass(frozen=True)

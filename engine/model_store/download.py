@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from engine.errors import UserError
 from engine.guidance.model_records import DOWNLOADING_NAME, FileRecord, Record, read_record, write_record
-from engine.guidance.model_table import Model, is_installed, model_folder
+from engine.guidance.model_table import Model, Stored, is_installed, model_folder
 from engine.model_store.hashes import Progress, damaged, git_sha1_of, sha256_of
 from engine.model_store.hub import Hub, RemoteFile, RemoteModel, SourceError
 from engine.model_store.progress import Report, silent
@@ -33,7 +33,7 @@ def free_bytes_at(folder: Path) -> int:
 
 
 def download(
-    model: Model, root: Path, report: Report = silent, *, hub: Hub | None = None, free_bytes: Callable[[Path], int] = free_bytes_at
+    model: Stored, root: Path, report: Report = silent, *, hub: Hub | None = None, free_bytes: Callable[[Path], int] = free_bytes_at
 ) -> str:
     """Fetch `model` into `root`, from the first of its sources that can give it. A damaged one is mended, a whole one left alone.
 
@@ -61,7 +61,7 @@ def download(
     return f"{model.title} is ready in {folder} ({remote.size / 1e9:.1f} GB from {remote.repo})."
 
 
-def _already_there(model: Model, folder: Path, staging: Path, report: Report) -> str:
+def _already_there(model: Stored, folder: Path, staging: Path, report: Report) -> str:
     """A sentence if nothing is to be fetched. A damaged copy of ours goes back to the half-done ones: what is right in it is kept."""
     record = read_record(folder)
     if record is None:
@@ -71,7 +71,9 @@ def _already_there(model: Model, folder: Path, staging: Path, report: Report) ->
             return ""
         raise UserError(
             f"The folder {folder} exists but was not made by a download.",
-            f"Move it away, or use it as it is: python -m engine models add {folder} --name my-{model.id}",
+            f"Move it away, or use it as it is: python -m engine models add {folder} --name my-{model.id}"
+            if isinstance(model, Model)
+            else "Move it away.",
             "model",
         )
     if not damaged(folder, record.files, report):
@@ -82,12 +84,12 @@ def _already_there(model: Model, folder: Path, staging: Path, report: Report) ->
 
 
 def _fetch_from_first(
-    model: Model, staging: Path, report: Report, hub: Hub, free_bytes: Callable[[Path], int]
+    model: Stored, staging: Path, report: Report, hub: Hub, free_bytes: Callable[[Path], int]
 ) -> tuple[RemoteModel, tuple[FileRecord, ...]]:
     refusals: list[tuple[str, SourceError]] = []
     for source in model.sources:
         try:
-            remote = hub.find(source, model.kind)
+            remote = hub.find(source, model.parts)
             _check_room(model, remote, staging, free_bytes)
             return remote, _fetch_all(remote, staging, report, hub)
         except SourceError as error:
@@ -143,7 +145,7 @@ def _remove_others(staging: Path, wanted: set[str]) -> None:
             path.unlink()
 
 
-def _check_room(model: Model, remote: RemoteModel, staging: Path, free_bytes: Callable[[Path], int]) -> None:
+def _check_room(model: Stored, remote: RemoteModel, staging: Path, free_bytes: Callable[[Path], int]) -> None:
     have = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
     needed, free = max(0, remote.size - have) + SPARE_BYTES, free_bytes(staging)
     if free < needed:
@@ -161,7 +163,7 @@ def _disk_error(error: OSError, root: Path) -> UserError:
     return UserError(f"{root} cannot be written ({error.strerror or error}).", f"Choose another models folder, {kept}", "disk")
 
 
-def _refusal(model: Model, refusals: list[tuple[str, SourceError]], hub: Hub) -> UserError:
+def _refusal(model: Stored, refusals: list[tuple[str, SourceError]], hub: Hub) -> UserError:
     """Why no source gave the model. A gated one comes first: there the user can do something."""
     for repo, error in refusals:
         if error.is_gated:
@@ -172,5 +174,7 @@ def _refusal(model: Model, refusals: list[tuple[str, SourceError]], hub: Hub) ->
                 "gated",
             )
     reasons = "; ".join(f"{repo} {error}" for repo, error in refusals)
-    fix = f"Fetch a copy yourself, then: python -m engine models add FOLDER --name {model.id}-copy"
+    fix = "Fetch a copy yourself, and say its folder in the place of the name."
+    if isinstance(model, Model):
+        fix = f"Fetch a copy yourself, then: python -m engine models add FOLDER --name {model.id}-copy"
     return UserError(f"Model {model.id} cannot be had from its sources: {reasons}.", fix, "model")

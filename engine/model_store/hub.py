@@ -33,7 +33,6 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from engine.errors import UserError
-from engine.guidance.families import FAMILIES
 from engine.guidance.model_table import Source
 from engine.model_store.hashes import Progress
 
@@ -89,14 +88,14 @@ class Hub:
         # It warns of each retry and of what it thinks of the token; what matters is told by our own errors.
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
-    def find(self, source: Source, kind: str) -> RemoteModel:
-        """The files of a copy of a model of this kind. Raises: SourceError; UserError, code "offline", if the hub cannot be reached."""
+    def find(self, source: Source, parts: Mapping[str, str]) -> RemoteModel:
+        """The files of a copy of a model with these parts. Raises: SourceError; UserError, code "offline", if the hub cannot be reached."""
         try:
             info = HfApi(endpoint=self.endpoint).model_info(source.repo, revision=source.revision, files_metadata=True)
         except (HfHubHTTPError, httpx2.HTTPError, OfflineModeIsEnabled) as error:
             raise self._explained(error, source) from error
         files = [_remote_file(sibling) for sibling in info.siblings or []]
-        return RemoteModel(source.repo, str(info.sha), tuple(wanted_files(files, FAMILIES[kind].parts)))
+        return RemoteModel(source.repo, str(info.sha), tuple(wanted_files(files, parts)))
 
     def fetch(self, remote: RemoteModel, file: RemoteFile, part: Path, progress: Progress) -> None:
         """Fetch the rest of `file` to the end of `part`. A broken connection is taken up again; RETRIES times without a byte is the end.
@@ -170,17 +169,18 @@ def wanted_files(files: list[RemoteFile], parts: Mapping[str, str]) -> list[Remo
     by_path = {file.path: file for file in files}
     chosen: list[RemoteFile] = []
     for part, stem in parts.items():
-        prefix = f"{part}/" if part else ""
+        prefix, name = f"{part}/" if part else "", part or "the settings"
         inside = [path for path in by_path if path.startswith(prefix)]
         settings = [path for path in inside if SETTINGS_FILE.fullmatch(path, len(prefix)) and ".index." not in path]
         if not settings:
-            raise SourceError(f"lacks {part or 'its settings'}")
+            raise SourceError(f"lacks {name}")
         weights: list[str] = []
         if stem:
-            weights = _weights(prefix + stem, inside)
+            weights = _weights(f"{prefix}{stem}", inside)
             if not weights:
-                is_pickle, name = any(path.endswith(PICKLE_SUFFIXES) for path in inside), part or "its weights"
-                raise SourceError(f"offers {name} as a pickle only, which can run code" if is_pickle else f"lacks the weights of {name}")
+                is_pickle = any(path.endswith(PICKLE_SUFFIXES) for path in inside)
+                what = part or "its weights"
+                raise SourceError(f"offers {what} as a pickle only, which can run code" if is_pickle else f"lacks the weights of {what}")
         chosen += [by_path[path] for path in (*settings, *weights)]
     return chosen
 

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from engine.errors import UserError
 from engine.guidance.families import FAMILIES, check_family, check_parts, kind_of
+from engine.guidance.model_records import RECORD_NAME
 from engine.model_store.hub import PICKLE_SUFFIXES, SETTINGS_SUFFIXES
 
 # The header of Stable Diffusion's U-Net has about 100 kB; the format itself allows 100 MB.
 MAX_HEADER_BYTES = 100_000_000
 
 
-def part_files(folder: Path) -> list[Path]:
-    """What we load of a model: settings, words and safetensors directly inside its family's parts, sorted."""
-    parts = FAMILIES[kind_of(folder)].parts
+def part_files(folder: Path, parts: Mapping[str, str] | None = None) -> list[Path]:
+    """What we load of a model: settings, words and safetensors directly inside its parts, sorted. None: the parts of its family."""
+    parts = FAMILIES[kind_of(folder)].parts if parts is None else parts
     inside = [path for part in parts for path in (folder / part).glob("*") if path.is_file()]
-    return sorted(path for path in inside if path.suffix in (*SETTINGS_SUFFIXES, ".safetensors"))
+    ours = (*SETTINGS_SUFFIXES, ".safetensors")
+    return sorted(path for path in inside if path.suffix in ours and path.name != RECORD_NAME)
 
 
 def check_folder(folder: Path) -> None:
     """Raise UserError, code "model", unless `folder` is a model of a family in the table, whole and safe."""
     check_parts(folder)
-    for part in (part for part, stem in FAMILIES[kind_of(folder)].parts.items() if stem):
+    parts = FAMILIES[kind_of(folder)].parts
+    check_weights(folder, parts)
+    check_family(folder)
+    check_files(folder, parts)
+
+
+def check_weights(folder: Path, parts: Mapping[str, str]) -> None:
+    """Raise UserError, code "model", if a part with weights holds code, or no safetensors."""
+    for part in (part for part, stem in parts.items() if stem):
         names = [path.name for path in (folder / part).glob("*")]
         if code := [name for name in names if name.endswith(".py")]:
             raise UserError(
@@ -36,8 +47,11 @@ def check_folder(folder: Path) -> None:
             text = f"{folder / part} holds its weights as a pickle only, which can run code." if has_pickle else ""
             fix = "Get the model with .safetensors files, or convert it where that is safe."
             raise UserError(text or f"{folder / part} holds no .safetensors file.", fix, "model")
-    check_family(folder)
-    for path in part_files(folder):
+
+
+def check_files(folder: Path, parts: Mapping[str, str]) -> None:
+    """Raise UserError, code "model", if a file of a part is cut off or cannot be read; reads settings and headers alone."""
+    for path in part_files(folder, parts):
         if path.suffix == ".safetensors":
             read_header(path)
         elif path.suffix == ".json":

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.errors import UserError
+from engine.guidance.helpers import Helper, find_stored, helpers
 from engine.guidance.model_records import DOWNLOADING_NAME, Record, read_added, read_record, write_added, write_record
-from engine.guidance.model_table import ENGINE_FOLDER, Model, added_model, find_model, model_folder, models
+from engine.guidance.model_table import ENGINE_FOLDER, Model, Stored, added_model, model_folder, models
 from engine.model_store.hashes import Progress, damaged, git_sha1_of, record_files, sha256_of
-from engine.model_store.layout import check_folder, part_files
+from engine.model_store.layout import check_files, check_folder, check_weights, part_files
 from engine.model_store.progress import Report, silent
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,59}")
@@ -46,6 +47,17 @@ def rows(root: Path) -> list[Row]:
     return [_row(model, root) for model in (*models().values(), *(added_model(record) for record in added.values()))]
 
 
+def helper_states(root: Path) -> list[tuple[Helper, str]]:
+    """Every helper of the table, and how it stands on this machine, as `Row.origin`."""
+    states = []
+    for helper in helpers().values():
+        try:
+            states.append((helper, _origin(helper, model_folder(helper), root)))
+        except UserError:
+            states.append((helper, ""))
+    return states
+
+
 def _row(model: Model, root: Path) -> Row:
     partial = _size(root / DOWNLOADING_NAME / model.id)
     try:
@@ -59,7 +71,7 @@ def _row(model: Model, root: Path) -> Row:
     return Row(model=model, origin=origin, folder=str(folder), size_bytes=size, partial_bytes=partial, can_remove=can_remove)
 
 
-def _origin(model: Model, folder: Path, root: Path) -> str:
+def _origin(model: Stored, folder: Path, root: Path) -> str:
     if model.path:
         if not Path(model.path).is_absolute():
             return "shipped"
@@ -109,8 +121,9 @@ def free_name(wanted: str, added: dict[str, Record]) -> str:
     if not NAME.fullmatch(name):
         text = f"{wanted[:60]!r} cannot be the name of a model: letters a to z, digits, dots and dashes, at most 60, are allowed."
         raise UserError(text, "Say another: --name my-model", "model")
-    if name in models() or name in added:
-        fix = "Say another: --name my-model" if name in models() else f"Say another, or first: python -m engine models remove {name}"
+    is_ours = name in models() or name in helpers()
+    if is_ours or name in added:
+        fix = "Say another: --name my-model" if is_ours else f"Say another, or first: python -m engine models remove {name}"
         raise UserError(f"There is a model called {name} already.", fix, "model")
     return name
 
@@ -127,7 +140,7 @@ def remove(name: str, root: Path) -> str:
         if _is_unpacked(Path(record.folder), root / name):
             return f"{record.title} is deleted; {_delete(root / name, root) / 1e9:.1f} GB are free again."
         return f"{name} is off the list. Its folder stays: {record.folder}"
-    model = find_model(name)
+    model = find_stored(name)
     if model.path:
         is_shipped = not Path(model.path).is_absolute()
         why = "ships with the program and cannot be removed" if is_shipped else "is a folder of yours that is not on the list"
@@ -168,25 +181,34 @@ def check(name: str, root: Path, report: Report = silent) -> str:
 
     Raises: UserError: code "model" if it is not here or its folder is wrong, "damaged" naming the files.
     """
-    model = find_model(name)
+    model = find_stored(name)
     folder = model_folder(model)
     record = read_added(root).get(model.id) or read_record(folder)
     if record is not None:
         how = "as they were when they came"
         problems = damaged(folder, record.files, report)
     else:
-        problems = _unlike_blobs(folder, report)
+        problems = _unlike_blobs(folder, model, report)
         how = "as the hub's cache says" if _origin(model, folder, root) == "hub cache" else "whole; there is no record of their hashes"
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(f"Model {model.id} is damaged: {'; '.join(problems[:3])}{more}.", _mend(model, folder, root), "damaged")
-    check_folder(folder)
-    return f"{model.title}: all {len(part_files(folder))} files are {how}."
+    if isinstance(model, Helper):
+        check_weights(folder, model.parts)
+        check_files(folder, model.parts)
+    else:
+        check_folder(folder)
+    return f"{model.title}: all {len(_files(folder, model))} files are {how}."
 
 
-def _unlike_blobs(folder: Path, report: Report) -> list[str]:
+def _files(folder: Path, model: Stored) -> list[Path]:
+    """What is loaded of it. Of a folder of the user's the folder itself says what it is."""
+    return part_files(folder, model.parts if isinstance(model, Helper) else None)
+
+
+def _unlike_blobs(folder: Path, model: Stored, report: Report) -> list[str]:
     """Files of the hub's cache whose content is not what their blob is named after. Files elsewhere have no such names."""
-    linked = [(path, path.resolve().name) for path in part_files(folder) if path.is_symlink()]
+    linked = [(path, path.resolve().name) for path in _files(folder, model) if path.is_symlink()]
     progress = Progress("check", sum(path.stat().st_size for path, _ in linked), report)
     problems = []
     for path, blob in linked:
@@ -196,7 +218,7 @@ def _unlike_blobs(folder: Path, report: Report) -> list[str]:
     return problems
 
 
-def _mend(model: Model, folder: Path, root: Path) -> str:
+def _mend(model: Stored, folder: Path, root: Path) -> str:
     if folder.parent == root and model.sources:
         return f"This fetches what is damaged, and no more: python -m engine models download {model.id}"
     if folder.is_relative_to(ENGINE_FOLDER):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from engine.training.collapse import CollapseWatch, DivergedError, collapsed_error
 from engine.training.control import Control
-from engine.training.run_state import RunState
+from engine.training.run_state import RunState, StepReport
 
 # Share of a step's time that does not grow with the number of rays (model, optimizer). Only for the guess of the end.
 FIXED_SHARE = 0.6
@@ -30,6 +30,8 @@ class Hooks:
     """Called with the seconds per step after each step, and when a paused run's view changes; makes what is due."""
     checkpoint: Callable[[], None]
     warn: Callable[[str], None]
+    measured: Callable[[int, StepReport, float], None] = lambda _step, _report, _seconds: None
+    """Steps done, what the last of them saw, seconds per step."""
 
 
 def train(trainer: RunState, control: Control, hooks: Hooks, *, seed: int = 0) -> None:
@@ -63,6 +65,7 @@ def train(trainer: RunState, control: Control, hooks: Hooks, *, seed: int = 0) -
             watch = CollapseWatch(trainer.n_steps)
             continue
         pace.stop()
+        hooks.measured(trainer.step, report, pace.seconds_per_step)
         hooks.progress(trainer.step, trainer.n_steps, pace.seconds_per_step, pace.eta_s())
         hooks.preview(pace.seconds_per_step)
         if time.monotonic() - last_checkpoint >= cfg.checkpoint_every_s:

@@ -63,7 +63,7 @@ def test_a_withdrawn_id_is_named_as_such_with_its_replacement(dead: str, alive: 
     with pytest.raises(UserError, match=rf"^{dead} was withdrawn from the hub by its owner in \w+ \d+\. Use {alive} instead: ") as caught:
         find_model(dead)
     assert caught.value.code == "withdrawn"
-    assert all(row["use"] in models() for row in model_table._table()["withdrawn"].values())  # type: ignore[attr-defined]
+    assert all(row["use"] in models() for row in model_table.table()["withdrawn"].values())  # type: ignore[attr-defined]
 
 
 def test_a_living_hub_id_is_the_models_other_name() -> None:

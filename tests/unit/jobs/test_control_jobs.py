@@ -76,7 +76,7 @@ def test_it_is_shown_the_mesh_from_each_camera_at_the_models_size(paint, control
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"control_net": "NOWHERE"}, "is no ControlNet: it has no config.json. Choose its folder in diffusers' layout."),
+        ({"control_net": "NOWHERE"}, "is neither its name nor a folder, and a ControlNet is wanted. Use depth-sd15 or"),
         ({"control_net": "PICKLE"}, "is no ControlNet: it holds no .safetensors file. Choose one with safetensors, not pickles."),
         (
             {"control_net": "NET", "model": "IF"},

@@ -117,8 +117,11 @@ def test_a_tiny_encoder_stands_in_until_its_time_is_over(model, tiny_vae):
 
 
 def test_a_tiny_encoder_that_does_not_fit_is_refused(model, tiny_vae, tmp_path):
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="is neither its name nor a folder"):
         load_configured(Path(model), "cpu", DenoiserConfig(tiny_vae=str(tmp_path / "none")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_configured(Path(model), "cpu", DenoiserConfig(tiny_vae=str(tmp_path / "empty")))
     with pytest.raises(UserError, match=r"no encoder that a tiny one could stand in for"):
         load_configured(build_tiny_if(tmp_path / "if"), "cpu", DenoiserConfig(tiny_vae=str(tiny_vae)))
     config = json.loads((tiny_vae / "config.json").read_text())

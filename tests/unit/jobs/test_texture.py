@@ -15,6 +15,7 @@ from engine.protocol import JobRequest, Progress
 from engine.stages import stage_request
 from engine.training.control import Control
 from tests.tiny_control_net import build_control_net
+from tests.tiny_shap_e import build_tiny_shap_e
 from tests.unit.jobs.conftest import SMALL, Generated
 
 # n_steps of SMALL is 6; a stage has its own sizes for the rest.
@@ -240,10 +241,13 @@ def test_every_command_of_the_guide_runs(job, stage, model, tmp_path):
     from pathlib import Path
 
     page = (Path(__file__).parents[3] / "docs" / "stages.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^    python -m engine (.+)$", page, flags=re.MULTILINE)
-    assert len(commands) == 6
+    found = re.findall(r"^    python -m engine (.+)$", page, flags=re.MULTILINE)
+    commands = [command for command in found if command != "models download shap-e"]  # which needs the internet
+    assert len(commands) == 7 == len(found) - 1
+    shap_e = build_tiny_shap_e(tmp_path / "shap-e")
     control_net = build_control_net(tmp_path / "control", Path(model))
-    places = {"a-red-mug-0": str(job), "chair.glb": str(box_file(tmp_path / "chair.glb")), "DEPTH-CONTROLNET": str(control_net)}
+    places = {"a-red-mug-0": str(job), "chair.glb": str(box_file(tmp_path / "chair.glb"))}
+    places |= {"shap-e": str(shap_e), "depth-sd15": str(control_net)}
     for number, command in enumerate(commands):
         words = [places.get(word, word) for word in shlex.split(command)]
         small = [*LAST, "--training.n-steps", "2", "--surface.resolution", "10"]

@@ -154,7 +154,7 @@ def test_a_gated_model_says_how_to_get_access_and_takes_the_token(
 
 
 def test_without_room_nothing_is_fetched(model: Model, root: Path, hub: FakeHub) -> None:
-    size = Hub(hub.url).find(model.sources[0], model.kind).size
+    size = Hub(hub.url).find(model.sources[0], model.parts).size
     with pytest.raises(UserError, match=r"needs 0\.2 GB, but only 0\.2 GB are free.* choose another models folder") as caught:
         fetch(model, root, hub, free_bytes=lambda _folder: size + SPARE_BYTES - 1)
     assert caught.value.code == "disk" and hub.served == []

@@ -138,7 +138,9 @@ def test_without_a_model_of_its_family_it_says_which_to_fetch(root: Path, tmp_pa
     ("names", "says"),
     [
         (["lora_unet_down_blocks_0.lora_down.weight"], "is a LoRA"),
-        (["conditioner.embedders.0.x", "model.diffusion_model.x"], "is of the SDXL family"),
+        (["conditioner.embedders.0.model.x", "model.diffusion_model.x"], "is SDXL's refiner, which cannot guide"),
+        (["v_pred", "conditioner.embedders.0.x"], "predicts v, which .* Say with --like ID which model's settings it takes"),
+        (["conditioner.embedders.0.x", "model.diffusion_model.x"], r"is not a whole Stable Diffusion model \(it lacks the VAE\)"),
         (["model.diffusion_model.x"], r"is not a whole Stable Diffusion model \(it lacks the VAE, the text encoder\)"),
         (["anything"], "is not a whole Stable Diffusion model"),
     ],
