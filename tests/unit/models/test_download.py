@@ -260,7 +260,7 @@ def test_a_family_without_folders_brings_what_lies_at_the_top() -> None:
     assert {file.path for file in wanted_files(files, FAMILIES["clip"].parts)} == {*settings, "model.safetensors"}
     with pytest.raises(SourceError, match="offers its weights as a pickle only"):
         wanted_files([file for file in files if file.path != "model.safetensors"], FAMILIES["clip"].parts)
-    with pytest.raises(SourceError, match="lacks its settings"):
+    with pytest.raises(SourceError, match="lacks the settings"):
         wanted_files([file for file in files if "/" in file.path], FAMILIES["clip"].parts)
 
 
