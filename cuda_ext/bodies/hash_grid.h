@@ -122,7 +122,7 @@ DEVICE void NAME(hash_add)(REAL* rows, int64 any_width, const NAME(Cubes)& cubes
 
 // What the corners' numbers `dot` say about the position: sum over the four edges along an axis of (upper - lower), and over the two
 // sides of that axis of the twist in the other two, each with the weights of the remaining axes.
-DEVICE REAL NAME(edges_along)(const REAL (*dot)[BLOCK], const NAME(Cubes)& cubes, int axis, int k) {
+template <int axis> DEVICE REAL NAME(edges_along)(const REAL (*dot)[BLOCK], const NAME(Cubes)& cubes, int k) {
     const int b = (axis + 1) % 3, c = (axis + 2) % 3, upper = 4 >> axis;
     REAL sum = 0;
     for (int side = 0; side < 4; ++side) {
@@ -132,20 +132,30 @@ DEVICE REAL NAME(edges_along)(const REAL (*dot)[BLOCK], const NAME(Cubes)& cubes
     return sum;
 }
 
-DEVICE REAL NAME(twist_across)(const REAL (*dot)[BLOCK], const NAME(Cubes)& cubes, int axis, int k) {
+template <int axis> DEVICE REAL NAME(twist_across)(const REAL (*dot)[BLOCK], const NAME(Cubes)& cubes, int k) {
     const int b = 4 >> ((axis + 1) % 3), c = 4 >> ((axis + 2) % 3), a = 4 >> axis;
     return cubes.part[axis][0][k] * (dot[b + c][k] - dot[b][k] - dot[c][k] + dot[0][k]) +
            cubes.part[axis][1][k] * (dot[a + b + c][k] - dot[a + b][k] - dot[a + c][k] + dot[a][k]);
 }
 
-// Adds the form's derivative by the position, or its derivative along v, to sums.
+// The form's derivative by the position along one axis, or that one's derivative along v.
+template <int axis> DEVICE REAL NAME(pull_along)(const REAL (*dot)[BLOCK], const NAME(Cubes)& cubes, const REAL (*v)[BLOCK], int k) {
+    const int b = (axis + 1) % 3, c = (axis + 2) % 3;
+    const REAL edges = NAME(edges_along)<axis>(dot, cubes, k);
+    if (!v) return cubes.slope[axis][k] * edges;
+    const REAL along_b = cubes.slope[b][k] * NAME(twist_across)<c>(dot, cubes, k) * v[b][k];
+    const REAL along_c = cubes.slope[c][k] * NAME(twist_across)<b>(dot, cubes, k) * v[c][k];
+    return cubes.bend[axis][k] * edges * v[axis][k] + cubes.slope[axis][k] * (along_b + along_c);
+}
+
+// Adds all three to sums.
 template <int fixed_width>
 DEVICE void NAME(hash_pull)(const REAL* rows, int64 any_width, const NAME(Cubes)& cubes, const REAL (*v)[BLOCK], REAL openness,
                             int64 count, const REAL* d_features, int64 stride, REAL (*sums)[BLOCK]) {
     const int64 width = fixed_width ? fixed_width : any_width;
     REAL dot[8][BLOCK];
-    FOR_EACH_LANE(k, count) {
-        const REAL* d_out = d_features + k * stride;
+    FOR_EACH_LANE(k, BLOCK) {
+        const REAL* d_out = d_features + least(k, (int)count - 1) * stride;
         for (int corner = 0; corner < 8; ++corner) {
             const REAL* row = rows + cubes.row[corner][k] * width;
             REAL sum = 0;
@@ -153,17 +163,11 @@ DEVICE void NAME(hash_pull)(const REAL* rows, int64 any_width, const NAME(Cubes)
             dot[corner][k] = openness * sum;
         }
     }
-    FOR_EACH_LANE(k, count)
-        for (int axis = 0; axis < 3; ++axis) {
-            const int b = (axis + 1) % 3, c = (axis + 2) % 3;
-            const REAL edges = NAME(edges_along)(dot, cubes, axis, k);
-            if (v)
-                sums[axis][k] += cubes.bend[axis][k] * edges * v[axis][k] +
-                                 cubes.slope[axis][k] * (cubes.slope[b][k] * NAME(twist_across)(dot, cubes, c, k) * v[b][k] +
-                                                         cubes.slope[c][k] * NAME(twist_across)(dot, cubes, b, k) * v[c][k]);
-            else
-                sums[axis][k] += cubes.slope[axis][k] * edges;
-        }
+    FOR_EACH_LANE(k, BLOCK) {
+        sums[0][k] += NAME(pull_along)<0>(dot, cubes, v, k);
+        sums[1][k] += NAME(pull_along)<1>(dot, cubes, v, k);
+        sums[2][k] += NAME(pull_along)<2>(dot, cubes, v, k);
+    }
 }
 
 // features [M, L * width]. Closed levels give zeros.

@@ -205,3 +205,14 @@ def test_switch_turns_kernels_off() -> None:
     code = "from cuda_ext.cpu import find_kernels; print(find_kernels())"
     done = subprocess.run([sys.executable, "-c", code], env={"DREAMFUSION_KERNELS": "off"}, capture_output=True, text=True, check=True)
     assert "DREAMFUSION_KERNELS is off" in done.stdout
+
+
+def test_exponentials_are_good_to_the_last_digits() -> None:
+    """One sample a ray: its weight is 1 - exp(-x), over all sizes of x; what is not a number stays so."""
+    x = torch.cat([torch.logspace(-30, 2, 4000), torch.tensor([0.0, 87.0, 88.7, 1e4, float("inf"), float("nan")])])
+    n = len(x)
+    packed_info = pack(torch.arange(n), n)
+    weights, _ = ops.composite(x, torch.ones(n), torch.zeros(n, 5), packed_info)
+    assert weights[-1].isnan()
+    wanted = -torch.expm1(-x[:-1].double())
+    assert float(((weights[:-1].double() - wanted).abs() / wanted.clamp(min=1e-37)).max()) < 3e-7
