@@ -163,11 +163,12 @@ def _march_kernel(
     parts = kernels.parts(n_rays, RAYS_GRAIN)
     where: tuple[Argument, ...] = (rays_o, rays_d, shifts, bounds, cells, cells.shape[0], float(step))
     counts = cells.new_empty(n_rays, dtype=torch.int64)
-    kernels.run("march_count", dtype, parts, lambda _part: (*where, counts))
+    starts = cells.new_empty(n_rays, dtype=torch.int32)
+    kernels.run("march_count", dtype, parts, lambda _part: (*where, counts, starts))
     packed_info = torch.stack([counts.cumsum(0) - counts, counts], dim=-1)
     total = int(counts.sum())
     ray_indices, t_mids = cells.new_empty(total, dtype=torch.int64), rays_o.new_empty(total)
-    kernels.run("march_write", dtype, parts, lambda _part: (*where, packed_info, ray_indices, t_mids))
+    kernels.run("march_write", dtype, parts, lambda _part: (*where, packed_info, starts, ray_indices, t_mids))
     return ray_indices, t_mids, packed_info
 
 
