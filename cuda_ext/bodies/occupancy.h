@@ -7,7 +7,7 @@ KERNEL NAME(occupancy_mark)(const REAL* densities, int64 n, const REAL* threshol
         const int64 x = i / (n * n), y = i / n % n, z = i % n;
         count = least(count, n - z);
         REAL most_of[BLOCK + 2];  // at z - 1, z, …, z + BLOCK
-        for (int j = 0; j < BLOCK + 2; ++j) most_of[j] = densities[i];
+        for (int j = 0; j < BLOCK + 2; ++j) most_of[j] = (REAL)-1e30;
         const bool is_whole = z + BLOCK <= n;
         // Beyond the row's ends its last cell again, which is a neighbour too.
         const int64 before = most(z - 1, (int64)0), after = least(z + BLOCK, n - 1);
