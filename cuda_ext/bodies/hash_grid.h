@@ -138,11 +138,12 @@ template <int axis> DEVICE REAL NAME(twist_across)(const REAL (*dot)[BLOCK], con
            cubes.part[axis][1][k] * (dot[a + b + c][k] - dot[a + b][k] - dot[a + c][k] + dot[a][k]);
 }
 
-// The form's derivative by the position along one axis, or that one's derivative along v.
-template <int axis> DEVICE REAL NAME(pull_along)(const REAL (*dot)[BLOCK], const NAME(Cubes)& cubes, const REAL (*v)[BLOCK], int k) {
+// The form's derivative by the position along one axis, or (along) that one's derivative along v.
+template <int axis>
+DEVICE REAL NAME(pull_along)(const REAL (*dot)[BLOCK], const NAME(Cubes)& cubes, bool along, const REAL (*v)[BLOCK], int k) {
     const int b = (axis + 1) % 3, c = (axis + 2) % 3;
     const REAL edges = NAME(edges_along)<axis>(dot, cubes, k);
-    if (!v) return cubes.slope[axis][k] * edges;
+    if (!along) return cubes.slope[axis][k] * edges;
     const REAL along_b = cubes.slope[b][k] * NAME(twist_across)<c>(dot, cubes, k) * v[b][k];
     const REAL along_c = cubes.slope[c][k] * NAME(twist_across)<b>(dot, cubes, k) * v[c][k];
     return cubes.bend[axis][k] * edges * v[axis][k] + cubes.slope[axis][k] * (along_b + along_c);
@@ -150,8 +151,8 @@ template <int axis> DEVICE REAL NAME(pull_along)(const REAL (*dot)[BLOCK], const
 
 // Adds all three to sums.
 template <int fixed_width>
-DEVICE void NAME(hash_pull)(const REAL* rows, int64 any_width, const NAME(Cubes)& cubes, const REAL (*v)[BLOCK], REAL openness,
-                            int64 count, const REAL* d_features, int64 stride, REAL (*sums)[BLOCK]) {
+DEVICE void NAME(hash_pull)(const REAL* rows, int64 any_width, const NAME(Cubes)& cubes, bool along, const REAL (*v)[BLOCK],
+                            REAL openness, int64 count, const REAL* d_features, int64 stride, REAL (*sums)[BLOCK]) {
     const int64 width = fixed_width ? fixed_width : any_width;
     REAL dot[8][BLOCK];
     FOR_EACH_LANE(k, BLOCK) {
@@ -164,9 +165,9 @@ DEVICE void NAME(hash_pull)(const REAL* rows, int64 any_width, const NAME(Cubes)
         }
     }
     FOR_EACH_LANE(k, BLOCK) {
-        sums[0][k] += NAME(pull_along)<0>(dot, cubes, v, k);
-        sums[1][k] += NAME(pull_along)<1>(dot, cubes, v, k);
-        sums[2][k] += NAME(pull_along)<2>(dot, cubes, v, k);
+        sums[0][k] += NAME(pull_along)<0>(dot, cubes, along, v, k);
+        sums[1][k] += NAME(pull_along)<1>(dot, cubes, along, v, k);
+        sums[2][k] += NAME(pull_along)<2>(dot, cubes, along, v, k);
     }
 }
 
@@ -198,7 +199,7 @@ KERNEL NAME(hash_encode)(const REAL* table, int64 width, const int64* resolution
 }
 
 // Adds to d_table. Reads levels [level_0, level_0 + n_levels) of n_all; on a CPU each thread has levels of its own: then no two add to one
-// row. 
+// row.
 KERNEL NAME(hash_table_grad)(const int64* resolutions, const int64* sizes, const int64* first, const REAL* openness, int64 n_levels,
                              int64 smooth, const REAL* positions, const REAL* directions, int64 n_samples, int64 chunk,
                              const REAL* d_features, int64 width, int64 level_0, int64 n_all, REAL* d_table, int64 begin, int64 end) {
@@ -229,7 +230,8 @@ KERNEL NAME(hash_position_grad)(const REAL* table, int64 width, const int64* res
     FOR_EACH_BLOCK(sample, count) {
         REAL x[3][BLOCK], v[3][BLOCK], sums[3][BLOCK];
         NAME(load_lanes)(positions + 3 * sample, count, x);
-        if (directions) NAME(load_lanes)(directions + 3 * sample, count, v);
+        const bool along = directions != 0;
+        NAME(load_lanes)(along ? directions + 3 * sample : positions + 3 * sample, count, v);
         FOR_EACH_LANE(k, BLOCK) sums[0][k] = sums[1][k] = sums[2][k] = 0;
         for (int64 level = 0; level < n_levels; ++level) {
             const REAL open = openness[level];
@@ -237,9 +239,9 @@ KERNEL NAME(hash_position_grad)(const REAL* table, int64 width, const int64* res
             NAME(Cubes) cubes;
             NAME(cubes_at)(x, resolutions[level], sizes[level], smooth, cubes);
             const REAL *rows = table + first[level] * width, *d_out = d_features + sample * stride + level * width;
-            if (width == 2) NAME(hash_pull)<2>(rows, width, cubes, directions ? v : 0, open, count, d_out, stride, sums);
-            else if (width == 4) NAME(hash_pull)<4>(rows, width, cubes, directions ? v : 0, open, count, d_out, stride, sums);
-            else NAME(hash_pull)<0>(rows, width, cubes, directions ? v : 0, open, count, d_out, stride, sums);
+            if (width == 2) NAME(hash_pull)<2>(rows, width, cubes, along, v, open, count, d_out, stride, sums);
+            else if (width == 4) NAME(hash_pull)<4>(rows, width, cubes, along, v, open, count, d_out, stride, sums);
+            else NAME(hash_pull)<0>(rows, width, cubes, along, v, open, count, d_out, stride, sums);
         }
         FOR_EACH_LANE(k, count)
             for (int axis = 0; axis < 3; ++axis) d_positions[3 * (sample + k) + axis] = sums[axis][k];
