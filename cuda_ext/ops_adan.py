@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cuda_ext.cpu import Argument
 from cuda_ext.ops import _flat, _implement, _kernels, _library
 
 NUMBERS_GRAIN = 16384
@@ -37,7 +38,7 @@ def adan_step(
 def _step(p: Tensor, grad: Tensor, last_grad: Tensor, m: Tensor, v: Tensor, n: Tensor, *numbers: float) -> None:
     _, grad, *_ = tensors = _flat(p, grad, last_grad, m, v, n)  # contiguous already, all but grad
     kernels = _kernels(p)
-    arguments = (*tensors, *map(float, numbers))
+    arguments: tuple[Argument, ...] = (*tensors, *map(float, numbers))
     kernels.run("adan_step", p.dtype, kernels.parts(p.numel(), NUMBERS_GRAIN), lambda _part: arguments)
 
 
