@@ -20,7 +20,6 @@ pytestmark = pytest.mark.skipif(find_kernels()[0] is None, reason=f"no compiled 
 
 LEVELS = ([2, 3, 5], [27, 32, 32], [1.0, 1.0, 0.5], False)
 FIELD = (0, 2.0, 4.0, 0.5, MIST)
-# Operators whose own gradient is another operator here: opcheck's compiled backward is asked of these only.
 ALL_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
