@@ -44,6 +44,7 @@ FLAGS = (
     "-fvisibility=hidden",
     "-fno-exceptions",
     "-fno-rtti",
+    "-fno-math-errno",  # else a square root is a branch, and no loop with one becomes vector instructions
     "-nostdlib++",
     "-Wall",
     "-Wextra",

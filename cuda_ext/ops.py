@@ -25,7 +25,7 @@ ACTIVATIONS = ("softplus", "exp")
 _library = torch.library.Library("dreamfusion", "DEF")
 _library.define("composite(Tensor densities, Tensor deltas, Tensor values, Tensor packed_info) -> (Tensor, Tensor)")
 _library.define(
-    "composite_backward(Tensor densities, Tensor deltas, Tensor values, Tensor packed_info, Tensor weights, Tensor d_weights, "
+    "composite_backward(Tensor deltas, Tensor values, Tensor packed_info, Tensor weights, Tensor d_weights, "
     "Tensor d_sums) -> (Tensor, Tensor)"
 )
 _library.define("march(Tensor rays_o, Tensor rays_d, Tensor shifts, Tensor bounds, Tensor cells, float step) -> (Tensor, Tensor, Tensor)")
@@ -84,7 +84,8 @@ def composite(densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Te
     """weights [M] and sums [R, C] = sum over each ray of weight * value. NeRF (2003.08934), eq. 3.
 
     Args:
-        densities, deltas: [M]. values: [M, C]. packed_info: [R, 2] int64, first sample and number of samples of each ray.
+        densities, deltas: [M]. values: [M, C]. packed_info: [R, 2] int64, first sample and number of samples of each
+            ray; samples lie in ray order without gaps.
     Differentiable in densities and values, not in deltas.
     """
     weights, sums = torch.ops.dreamfusion.composite(densities, deltas, values, packed_info)
@@ -101,14 +102,13 @@ def _composite_kernel(densities: Tensor, deltas: Tensor, values: Tensor, packed_
 
 
 def _composite_backward_kernel(
-    densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Tensor, weights: Tensor, d_weights: Tensor, d_sums: Tensor
+    deltas: Tensor, values: Tensor, packed_info: Tensor, weights: Tensor, d_weights: Tensor, d_sums: Tensor
 ) -> tuple[Tensor, Tensor]:
-    densities, deltas, values, packed_info = _flat(densities, deltas, values, packed_info)
-    weights, d_weights, d_sums = _flat(weights, d_weights, d_sums)
-    d_densities, d_values = torch.empty_like(densities), torch.empty_like(values)
-    kernels = _kernels(densities)
-    arguments = (densities, deltas, values, values.shape[1], packed_info, weights, d_weights, d_sums, d_densities, d_values)
-    kernels.run("composite_backward", densities.dtype, kernels.parts(packed_info.shape[0], RAYS_GRAIN), lambda _part: arguments)
+    deltas, values, packed_info, weights, d_weights, d_sums = _flat(deltas, values, packed_info, weights, d_weights, d_sums)
+    d_densities, d_values = torch.empty_like(weights), torch.empty_like(values)
+    kernels = _kernels(weights)
+    arguments = (deltas, values, values.shape[1], packed_info, weights, d_weights, d_sums, d_densities, d_values)
+    kernels.run("composite_backward", weights.dtype, kernels.parts(packed_info.shape[0], RAYS_GRAIN), lambda _part: arguments)
     return d_densities, d_values
 
 
@@ -122,19 +122,19 @@ def _(densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Tensor) ->
 
 
 @torch.library.register_fake("dreamfusion::composite_backward", lib=_library)
-def _(densities: Tensor, deltas: Tensor, values: Tensor, *_rest: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(densities), torch.empty_like(values)
+def _(_deltas: Tensor, values: Tensor, _packed_info: Tensor, weights: Tensor, *_rest: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(weights), torch.empty_like(values)
 
 
 def _keep_composite(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs, output[0])
+    ctx.save_for_backward(*inputs[1:], output[0])
 
 
 def _composite_grad(ctx: Any, d_weights: Tensor | None, d_sums: Tensor | None) -> tuple[Tensor | None, ...]:
-    densities, deltas, values, packed_info, weights = ctx.saved_tensors
+    deltas, values, packed_info, weights = ctx.saved_tensors
     d_weights = torch.zeros_like(weights) if d_weights is None else d_weights
     d_sums = values.new_zeros(packed_info.shape[0], values.shape[1]) if d_sums is None else d_sums
-    d_densities, d_values = torch.ops.dreamfusion.composite_backward(densities, deltas, values, packed_info, weights, d_weights, d_sums)
+    d_densities, d_values = torch.ops.dreamfusion.composite_backward(deltas, values, packed_info, weights, d_weights, d_sums)
     return d_densities, None, d_values, None
 
 
@@ -163,11 +163,12 @@ def _march_kernel(
     parts = kernels.parts(n_rays, RAYS_GRAIN)
     where: tuple[Argument, ...] = (rays_o, rays_d, shifts, bounds, cells, cells.shape[0], float(step))
     counts = cells.new_empty(n_rays, dtype=torch.int64)
-    kernels.run("march_count", dtype, parts, lambda _part: (*where, counts))
+    starts = cells.new_empty(n_rays, dtype=torch.int32)
+    kernels.run("march_count", dtype, parts, lambda _part: (*where, counts, starts))
     packed_info = torch.stack([counts.cumsum(0) - counts, counts], dim=-1)
     total = int(counts.sum())
     ray_indices, t_mids = cells.new_empty(total, dtype=torch.int64), rays_o.new_empty(total)
-    kernels.run("march_write", dtype, parts, lambda _part: (*where, packed_info, ray_indices, t_mids))
+    kernels.run("march_write", dtype, parts, lambda _part: (*where, packed_info, starts, ray_indices, t_mids))
     return ray_indices, t_mids, packed_info
 
 

@@ -18,6 +18,8 @@ from cuda_ext.cpu import Argument
 from cuda_ext.ops import SAMPLES_GRAIN, _flat, _implement, _kernels, _library
 
 MOST_FEATURES = 32
+# Samples that the kernels take through all levels together on a CPU: their features (64 kB for 8 levels of 2) stay in its cache meanwhile.
+CHUNK = 2048
 
 
 class Levels(NamedTuple):
@@ -81,7 +83,8 @@ def _encode(table: Tensor, positions: Tensor, directions: Tensor | None, *number
     v: Argument = 0 if directions is None else _flat(positions, directions)[1]
     n_samples, n_levels, kernels = positions.shape[0], len(levels.sizes), _kernels(positions)
     features = table.new_empty(n_samples, n_levels * table.shape[1])
-    arguments: tuple[Argument, ...] = (table, table.shape[1], *_described(table, levels), positions, v, n_samples, features)
+    chunk = _chunk(positions)
+    arguments: tuple[Argument, ...] = (table, table.shape[1], *_described(table, levels), positions, v, n_samples, chunk, features)
     kernels.run("hash_encode", table.dtype, kernels.parts(n_levels * n_samples, SAMPLES_GRAIN), lambda _part: arguments)
     return features
 
@@ -92,10 +95,21 @@ def _table_grad(positions: Tensor, directions: Tensor | None, d_features: Tensor
     v: Argument = 0 if directions is None else _flat(positions, directions)[1]
     n_samples, n_levels, kernels = positions.shape[0], len(levels.sizes), _kernels(positions)
     d_table = d_features.new_zeros(sum(levels.sizes), d_features.shape[1] // n_levels)
-    parts = [(begin * n_samples, end * n_samples) for begin, end in kernels.parts(n_levels, 1)]  # whole levels, see the body
-    arguments: tuple[Argument, ...] = (*_described(d_features, levels), positions, v, n_samples, d_features, d_table.shape[1], d_table)
-    kernels.run("hash_table_grad", d_features.dtype, parts, lambda _part: arguments)
+    *lists, _all, smooth = _described(d_features, levels)
+    whole = kernels.parts(n_levels, 1)  # each thread's levels, see the body
+    fixed = (smooth, positions, v, n_samples, _chunk(positions), d_features, d_table.shape[1])
+    kernels.run(
+        "hash_table_grad",
+        d_features.dtype,
+        [(0, (end - begin) * n_samples) for begin, end in whole],
+        lambda part: (*lists, whole[part][1] - whole[part][0], *fixed, whole[part][0], n_levels, d_table),
+    )
     return d_table
+
+
+def _chunk(positions: Tensor) -> int:
+    """A GPU takes one level after the other: all its threads share one cache."""
+    return CHUNK if positions.device.type == "cpu" else max(1, positions.shape[0])
 
 
 def _position_grad(table: Tensor, positions: Tensor, directions: Tensor | None, d_features: Tensor, *numbers: Any) -> Tensor:

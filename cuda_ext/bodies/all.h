@@ -4,3 +4,5 @@
 #include "dense_field.h"
 #include "hash_grid.h"
 #include "dense_table.h"
+#include "occupancy.h"
+#include "adan.h"

@@ -1,47 +1,83 @@
-// Volume compositing along packed rays. w_i = T_i (1 - exp(-s_i d_i)), T_i = exp(-sum_{j<i} s_j d_j); sums = sum_i w_i v_i.
-// NeRF (2003.08934), eq. 3. One thread takes whole rays: [begin, end) counts rays.
+// Volume compositing along packed rays. With a_i = 1 - exp(-s_i d_i): w_i = T_i a_i, T_{i+1} = T_i (1 - a_i), T_1 = 1, and
+// sums = sum_i w_i v_i. NeRF (2003.08934), eq. 3. One thread takes whole rays: [begin, end) counts rays, whose samples lie in ray order
+// without gaps.
+
+// `channels` of values, or any number where fixed is 0.
+template <int fixed>
+DEVICE void NAME(composite_ray)(const REAL* densities, const REAL* deltas, const REAL* values, int64 any, int64 first, int64 last,
+                                REAL* weights, REAL* sum) {
+    const int64 channels = fixed ? fixed : any;
+    REAL kept[fixed ? fixed : 1];  // in registers, where their number is known
+    REAL* total = fixed ? kept : sum;
+    for (int64 c = 0; c < channels; ++c) total[c] = 0;
+    REAL transmittance = 1;
+    for (int64 s = first; s < last; ++s) {
+        const REAL alpha = BLOCK > 1 ? weights[s] : -expm1_of(-(densities[s] * deltas[s]));
+        const REAL weight = transmittance * alpha;
+        transmittance -= transmittance * alpha;
+        weights[s] = weight;
+        for (int64 c = 0; c < channels; ++c) total[c] += weight * values[s * channels + c];
+    }
+    if (fixed)
+        for (int64 c = 0; c < channels; ++c) sum[c] = kept[c];
+}
 
 KERNEL NAME(composite_forward)(const REAL* densities, const REAL* deltas, const REAL* values, int64 channels, const int64* packed_info,
                                REAL* weights, REAL* sums, int64 begin, int64 end) {
-    FOR_EACH(ray) {
-        const int64 first = packed_info[2 * ray], last = first + packed_info[2 * ray + 1];
-        REAL* sum = sums + ray * channels;
-        for (int64 c = 0; c < channels; ++c) sum[c] = 0;
-        REAL depth = 0;  // optical depth so far
-        for (int64 s = first; s < last; ++s) {
-            const REAL here = densities[s] * deltas[s];
-            const REAL weight = exp_of(-depth) * -expm1_of(-here);
-            depth += here;
-            weights[s] = weight;
-            for (int64 c = 0; c < channels; ++c) sum[c] += weight * values[s * channels + c];
+    FOR_EACH_BLOCK(ray, count) {
+        if (BLOCK > 1) {  // the exponentials of the whole block in vectors; `weights` keeps them meanwhile
+            const int64* last_ray = packed_info + 2 * (ray + count - 1);
+            for (int64 s = packed_info[2 * ray]; s < last_ray[0] + last_ray[1]; ++s) weights[s] = -expm1_of(-(densities[s] * deltas[s]));
+        }
+        FOR_EACH_LANE(k, count) {
+            const int64 first = packed_info[2 * (ray + k)], last = first + packed_info[2 * (ray + k) + 1];
+            REAL* sum = sums + (ray + k) * channels;
+            if (channels == 5) NAME(composite_ray)<5>(densities, deltas, values, channels, first, last, weights, sum);
+            else if (channels == 8) NAME(composite_ray)<8>(densities, deltas, values, channels, first, last, weights, sum);
+            else NAME(composite_ray)<0>(densities, deltas, values, channels, first, last, weights, sum);
         }
     }
 }
 
 // With g_i = dL/dw_i + dL/dsums . v_i:  dL/d(s_i d_i) = T_{i+1} g_i - sum_{j>i} w_j g_j. The suffix sum is the whole less what
-// has passed, so one more walk replaces any memory of the first.
-KERNEL NAME(composite_backward)(const REAL* densities, const REAL* deltas, const REAL* values, int64 channels, const int64* packed_info,
-                                const REAL* weights, const REAL* d_weights, const REAL* d_sums, REAL* d_densities, REAL* d_values,
-                                int64 begin, int64 end) {
+// has passed, so one more walk replaces any memory of the first; T is one less the weights that have passed.
+template <int fixed>
+DEVICE void NAME(composite_ray_backward)(const REAL* deltas, const REAL* values, int64 any, int64 first, int64 last, const REAL* weights,
+                                         const REAL* d_weights, const REAL* d_sum, REAL* d_densities, REAL* d_values) {
+    const int64 channels = fixed ? fixed : any;
+    REAL kept[fixed ? fixed : 1];
+    for (int64 c = 0; c < fixed; ++c) kept[c] = d_sum[c];
+    const REAL* d_total = fixed ? kept : d_sum;
+    REAL behind = 0;
+    for (int64 s = first; s < last; ++s) {
+        const REAL weight = weights[s];
+        REAL gain = d_weights[s];
+        for (int64 c = 0; c < channels; ++c) {
+            gain += d_total[c] * values[s * channels + c];
+            d_values[s * channels + c] = weight * d_total[c];
+        }
+        d_densities[s] = gain;  // kept here until the second walk
+        behind += weight * gain;
+    }
+    REAL transmittance = 1;
+    for (int64 s = first; s < last; ++s) {
+        const REAL gain = d_densities[s];
+        transmittance = most(transmittance - weights[s], (REAL)0);
+        behind -= weights[s] * gain;
+        d_densities[s] = (transmittance * gain - behind) * deltas[s];
+    }
+}
+
+KERNEL NAME(composite_backward)(const REAL* deltas, const REAL* values, int64 channels, const int64* packed_info, const REAL* weights,
+                                const REAL* d_weights, const REAL* d_sums, REAL* d_densities, REAL* d_values, int64 begin, int64 end) {
     FOR_EACH(ray) {
         const int64 first = packed_info[2 * ray], last = first + packed_info[2 * ray + 1];
         const REAL* d_sum = d_sums + ray * channels;
-        REAL behind = 0;
-        for (int64 s = first; s < last; ++s) {
-            REAL gain = d_weights[s];
-            for (int64 c = 0; c < channels; ++c) {
-                gain += d_sum[c] * values[s * channels + c];
-                d_values[s * channels + c] = weights[s] * d_sum[c];
-            }
-            d_densities[s] = gain;  // kept here until the second walk
-            behind += weights[s] * gain;
-        }
-        REAL depth = 0;
-        for (int64 s = first; s < last; ++s) {
-            const REAL gain = d_densities[s];
-            depth += densities[s] * deltas[s];
-            behind -= weights[s] * gain;
-            d_densities[s] = (exp_of(-depth) * gain - behind) * deltas[s];
-        }
+        if (channels == 5)
+            NAME(composite_ray_backward)<5>(deltas, values, channels, first, last, weights, d_weights, d_sum, d_densities, d_values);
+        else if (channels == 8)
+            NAME(composite_ray_backward)<8>(deltas, values, channels, first, last, weights, d_weights, d_sum, d_densities, d_values);
+        else
+            NAME(composite_ray_backward)<0>(deltas, values, channels, first, last, weights, d_weights, d_sum, d_densities, d_values);
     }
 }

@@ -4,147 +4,221 @@
 //
 // All three kernels know one form, the sum over corners of weight(x) * table[row] . features. With `directions` v [M, 3] the weight
 // is its derivative along v; so these three are also each other's derivatives, to second order in the position.
-// Index i = level * n_samples + sample: neighbours work in one level, whose rows then stay in the cache.
+//
+// Index i runs through the samples in chunks, within a chunk through the levels, within a level through the chunk's samples: neighbours
+// work in one level, whose rows stay in the cache, and a chunk's features are still there when the next level writes beside them.
 
-struct NAME(Cube) {
-    int64 row[8];
-    REAL part[3][2];      // weight of the lower and the upper point of each axis
-    REAL slope[3], bend[3];  // first and second derivative of the upper one's by the position
+struct NAME(Cubes) {
+    unsigned row[8][BLOCK];
+    REAL part[3][2][BLOCK];                // weight of the lower and the upper point of each axis
+    REAL slope[3][BLOCK], bend[3][BLOCK];  // first and second derivative of the upper one's by the position
 };
 
-DEVICE NAME(Cube) NAME(cube_at)(const REAL* x, int64 resolution, int64 size, int64 smooth) {
-    NAME(Cube) cube;
-    int64 low[3];
-    for (int axis = 0; axis < 3; ++axis) {
-        const REAL inside = least(most(x[axis], (REAL)0), (REAL)1), cells = (REAL)resolution;
-        const REAL slope = inside == x[axis] ? cells : 0;
-        low[axis] = least((int64)(inside * cells), resolution - 1);
-        const REAL t = inside * cells - (REAL)low[axis];
-        const REAL upper = smooth ? t * t * (3 - 2 * t) : t;
-        cube.part[axis][0] = 1 - upper;
-        cube.part[axis][1] = upper;
-        cube.slope[axis] = smooth ? slope * 6 * t * (1 - t) : slope;
-        cube.bend[axis] = smooth ? slope * slope * (6 - 12 * t) : 0;
-    }
+struct NAME(Place) {
+    int64 level, sample, count;
+};
+
+// Where index i is, and how many of `count` indices from there lie in the same level and chunk.
+DEVICE NAME(Place) NAME(place_of)(int64 i, int64 n_samples, int64 n_levels, int64 chunk, int64 count) {
+    const int64 start = chunk < n_samples ? i / (chunk * n_levels) * chunk : 0, length = least(chunk, n_samples - start);
+    const int64 rest = i - start * n_levels, level = rest / length, sample = rest - level * length;
+    NAME(Place) place = {level, start + sample, least(count, length - sample)};
+    return place;
+}
+
+// Lanes from count on repeat the last one: whole blocks need no second, slower loop for what is left over.
+DEVICE void NAME(load_lanes)(const REAL* triples, int64 count, REAL (*lanes)[BLOCK]) {
+    FOR_EACH_LANE(k, BLOCK)
+        for (int axis = 0; axis < 3; ++axis) lanes[axis][k] = triples[3 * least(k, (int)count - 1) + axis];
+}
+
+DEVICE void NAME(cubes_at)(const REAL (*x)[BLOCK], int64 resolution, int64 size, int64 smooth, NAME(Cubes)& cubes) {
     const int64 n = resolution + 1;
     const bool is_dense = n * n * n <= size;
-    for (int corner = 0; corner < 8; ++corner) {
-        const int64 cx = low[0] + (corner >> 2), cy = low[1] + ((corner >> 1) & 1), cz = low[2] + (corner & 1);
-        cube.row[corner] = is_dense ? (cx * n + cy) * n + cz : (cx ^ (cy * 2654435761LL) ^ (cz * 805459861LL)) & (size - 1);
+    // 32 bits are enough: fewer rows than 2^31, and of a hash only the low bits count.
+    const unsigned stride[3] = {is_dense ? (unsigned)(n * n) : 1u, is_dense ? (unsigned)n : 2654435761u, is_dense ? 1u : 805459861u};
+    // Both kinds of rows by arithmetic: a choice would become masked stores, which cost more than all the rest.
+    const unsigned dense_bits = is_dense ? ~0u : 0u, hash_bits = is_dense ? 0u : (unsigned)size - 1;
+    const int last = (int)resolution - 1;
+    const REAL cells = (REAL)resolution;
+    FOR_EACH_LANE(k, BLOCK) {
+        unsigned at[3][2];
+        for (int axis = 0; axis < 3; ++axis) {
+            const REAL given = x[axis][k], inside = least(most(given, (REAL)0), (REAL)1);
+            const REAL slope = inside == given ? cells : 0;
+            const int low = least((int)(inside * cells), last);
+            const REAL t = inside * cells - (REAL)low;
+            const REAL upper = smooth ? t * t * (3 - 2 * t) : t;
+            at[axis][0] = (unsigned)low * stride[axis];
+            at[axis][1] = at[axis][0] + stride[axis];
+            cubes.part[axis][0][k] = 1 - upper;
+            cubes.part[axis][1][k] = upper;
+            cubes.slope[axis][k] = smooth ? slope * 6 * t * (1 - t) : slope;
+            cubes.bend[axis][k] = smooth ? slope * slope * (6 - 12 * t) : 0;
+        }
+        for (int corner = 0; corner < 8; ++corner) {
+            const unsigned a = at[0][corner >> 2], b = at[1][(corner >> 1) & 1], c = at[2][corner & 1];
+            cubes.row[corner][k] = ((a + b + c) & dense_bits) | ((a ^ b ^ c) & hash_bits);
+        }
     }
-    return cube;
 }
 
 // Derivative of a corner's weight by one axis.
-DEVICE REAL NAME(slope_of)(const NAME(Cube)& cube, int corner, int axis) {
-    REAL product = (corner >> (2 - axis)) & 1 ? cube.slope[axis] : -cube.slope[axis];
+DEVICE REAL NAME(slope_of)(const NAME(Cubes)& cubes, int corner, int axis, int k) {
+    REAL product = (corner >> (2 - axis)) & 1 ? cubes.slope[axis][k] : -cubes.slope[axis][k];
     for (int other = 0; other < 3; ++other)
-        if (other != axis) product *= cube.part[other][(corner >> (2 - other)) & 1];
+        if (other != axis) product *= cubes.part[other][(corner >> (2 - other)) & 1][k];
     return product;
 }
 
-// Second derivative of a corner's weight by two axes.
-DEVICE REAL NAME(bend_of)(const NAME(Cube)& cube, int corner, int a, int b) {
-    REAL product = 1;
-    for (int axis = 0; axis < 3; ++axis) {
-        const int bit = (corner >> (2 - axis)) & 1;
-        const REAL change = a == b ? cube.bend[axis] : cube.slope[axis];
-        product *= axis == a || axis == b ? (bit ? change : -change) : cube.part[axis][bit];
+// Weights of all corners, or their derivatives along v, times openness.
+DEVICE void NAME(weights_of)(const NAME(Cubes)& cubes, const REAL* directions, REAL openness, int64 count, REAL (*weights)[BLOCK]) {
+    if (directions) {
+        REAL v[3][BLOCK];
+        NAME(load_lanes)(directions, count, v);
+        FOR_EACH_LANE(k, BLOCK)
+            for (int corner = 0; corner < 8; ++corner) {
+                REAL sum = 0;
+                for (int axis = 0; axis < 3; ++axis) sum += v[axis][k] * NAME(slope_of)(cubes, corner, axis, k);
+                weights[corner][k] = openness * sum;
+            }
+    } else {
+        FOR_EACH_LANE(k, BLOCK)
+            for (int corner = 0; corner < 8; ++corner)
+                weights[corner][k] = openness * (cubes.part[0][corner >> 2][k] * cubes.part[1][(corner >> 1) & 1][k]) *
+                                     cubes.part[2][corner & 1][k];
     }
-    return product;
 }
 
-// The corner's weight, or its derivative along v.
-DEVICE REAL NAME(weight_of)(const NAME(Cube)& cube, int corner, const REAL* v) {
-    if (!v) return cube.part[0][corner >> 2] * cube.part[1][(corner >> 1) & 1] * cube.part[2][corner & 1];
+// What lies between two samples' features is `stride` numbers.
+template <int fixed_width>
+DEVICE void NAME(hash_read)(const REAL* rows, int64 any_width, const NAME(Cubes)& cubes, const REAL (*weights)[BLOCK], int64 count,
+                            REAL* features, int64 stride) {
+    const int64 width = fixed_width ? fixed_width : any_width;
+    FOR_EACH_LANE(k, count) {
+        REAL sum[fixed_width ? fixed_width : 32];
+        for (int64 f = 0; f < width; ++f) sum[f] = 0;
+        for (int corner = 0; corner < 8; ++corner) {
+            const REAL* row = rows + cubes.row[corner][k] * width;
+            for (int64 f = 0; f < width; ++f) sum[f] += weights[corner][k] * row[f];
+        }
+        for (int64 f = 0; f < width; ++f) features[k * stride + f] = sum[f];
+    }
+}
+
+template <int fixed_width>
+DEVICE void NAME(hash_add)(REAL* rows, int64 any_width, const NAME(Cubes)& cubes, const REAL (*weights)[BLOCK], int64 count,
+                           const REAL* d_features, int64 stride) {
+    const int64 width = fixed_width ? fixed_width : any_width;
+    FOR_EACH_LANE(k, count) {
+        REAL d_out[fixed_width ? fixed_width : 32];  // a copy: the compiler cannot know that d_features is no part of rows
+        for (int64 f = 0; f < width; ++f) d_out[f] = d_features[k * stride + f];
+        for (int corner = 0; corner < 8; ++corner) {
+            REAL* row = rows + cubes.row[corner][k] * width;
+            for (int64 f = 0; f < width; ++f) ADD(row + f, weights[corner][k] * d_out[f]);
+        }
+    }
+}
+
+// What the corners' numbers `dot` say about the position: sum over the four edges along an axis of (upper - lower), and over the two
+// sides of that axis of the twist in the other two, each with the weights of the remaining axes.
+template <int axis> DEVICE REAL NAME(edges_along)(const REAL (*dot)[BLOCK], const NAME(Cubes)& cubes, int k) {
+    const int b = (axis + 1) % 3, c = (axis + 2) % 3, upper = 4 >> axis;
     REAL sum = 0;
-    for (int axis = 0; axis < 3; ++axis) sum += v[axis] * NAME(slope_of)(cube, corner, axis);
+    for (int side = 0; side < 4; ++side) {
+        const int bit_b = side >> 1, bit_c = side & 1, lower = bit_b * (4 >> b) + bit_c * (4 >> c);
+        sum += (dot[lower + upper][k] - dot[lower][k]) * (cubes.part[b][bit_b][k] * cubes.part[c][bit_c][k]);
+    }
     return sum;
 }
 
-template <int fixed_width>
-DEVICE void NAME(hash_read)(const REAL* rows, int64 any_width, const NAME(Cube)& cube, const REAL* v, REAL openness, REAL* out) {
-    const int64 width = fixed_width ? fixed_width : any_width;
-    REAL sum[fixed_width ? fixed_width : 32];
-    for (int64 f = 0; f < width; ++f) sum[f] = 0;
-    for (int corner = 0; corner < 8; ++corner) {
-        const REAL weight = NAME(weight_of)(cube, corner, v);
-        const REAL* row = rows + cube.row[corner] * width;
-        for (int64 f = 0; f < width; ++f) sum[f] += weight * row[f];
-    }
-    for (int64 f = 0; f < width; ++f) out[f] = openness * sum[f];
+template <int axis> DEVICE REAL NAME(twist_across)(const REAL (*dot)[BLOCK], const NAME(Cubes)& cubes, int k) {
+    const int b = 4 >> ((axis + 1) % 3), c = 4 >> ((axis + 2) % 3), a = 4 >> axis;
+    return cubes.part[axis][0][k] * (dot[b + c][k] - dot[b][k] - dot[c][k] + dot[0][k]) +
+           cubes.part[axis][1][k] * (dot[a + b + c][k] - dot[a + b][k] - dot[a + c][k] + dot[a][k]);
 }
 
-template <int fixed_width>
-DEVICE void NAME(hash_add)(REAL* rows, int64 any_width, const NAME(Cube)& cube, const REAL* v, REAL openness, const REAL* d_out) {
-    const int64 width = fixed_width ? fixed_width : any_width;
-    for (int corner = 0; corner < 8; ++corner) {
-        const REAL weight = openness * NAME(weight_of)(cube, corner, v);
-        REAL* row = rows + cube.row[corner] * width;
-        for (int64 f = 0; f < width; ++f) ADD(row + f, weight * d_out[f]);
-    }
+// The form's derivative by the position along one axis, or (along) that one's derivative along v.
+template <int axis>
+DEVICE REAL NAME(pull_along)(const REAL (*dot)[BLOCK], const NAME(Cubes)& cubes, bool along, const REAL (*v)[BLOCK], int k) {
+    const int b = (axis + 1) % 3, c = (axis + 2) % 3;
+    const REAL edges = NAME(edges_along)<axis>(dot, cubes, k);
+    if (!along) return cubes.slope[axis][k] * edges;
+    const REAL along_b = cubes.slope[b][k] * NAME(twist_across)<c>(dot, cubes, k) * v[b][k];
+    const REAL along_c = cubes.slope[c][k] * NAME(twist_across)<b>(dot, cubes, k) * v[c][k];
+    return cubes.bend[axis][k] * edges * v[axis][k] + cubes.slope[axis][k] * (along_b + along_c);
 }
 
-// Adds the form's derivative by the position, or its derivative along v, to sum.
+// Adds all three to sums.
 template <int fixed_width>
-DEVICE void NAME(hash_pull)(const REAL* rows, int64 any_width, const NAME(Cube)& cube, const REAL* v, REAL openness, const REAL* d_out,
-                            REAL* sum) {
+DEVICE void NAME(hash_pull)(const REAL* rows, int64 any_width, const NAME(Cubes)& cubes, bool along, const REAL (*v)[BLOCK],
+                            REAL openness, int64 count, const REAL* d_features, int64 stride, REAL (*sums)[BLOCK]) {
     const int64 width = fixed_width ? fixed_width : any_width;
-    REAL dot[8];
-    for (int corner = 0; corner < 8; ++corner) {
-        const REAL* row = rows + cube.row[corner] * width;
-        dot[corner] = 0;
-        for (int64 f = 0; f < width; ++f) dot[corner] += row[f] * d_out[f];
-    }
-    for (int axis = 0; axis < 3; ++axis) {
-        REAL change = 0;
-        if (v) {
-            for (int corner = 0; corner < 8; ++corner)
-                for (int other = 0; other < 3; ++other) change += dot[corner] * v[other] * NAME(bend_of)(cube, corner, axis, other);
-        } else {
-            const int b = (axis + 1) % 3, c = (axis + 2) % 3, upper = 4 >> axis;
-            for (int side = 0; side < 4; ++side) {  // the four edges along the axis
-                const int bit_b = side >> 1, bit_c = side & 1, lower = bit_b * (4 >> b) + bit_c * (4 >> c);
-                change += (dot[lower + upper] - dot[lower]) * cube.part[b][bit_b] * cube.part[c][bit_c];
-            }
-            change *= cube.slope[axis];
+    REAL dot[8][BLOCK];
+    FOR_EACH_LANE(k, BLOCK) {
+        const REAL* d_out = d_features + least(k, (int)count - 1) * stride;
+        for (int corner = 0; corner < 8; ++corner) {
+            const REAL* row = rows + cubes.row[corner][k] * width;
+            REAL sum = 0;
+            for (int64 f = 0; f < width; ++f) sum += row[f] * d_out[f];
+            dot[corner][k] = openness * sum;
         }
-        sum[axis] += openness * change;
+    }
+    FOR_EACH_LANE(k, BLOCK) {
+        sums[0][k] += NAME(pull_along)<0>(dot, cubes, along, v, k);
+        sums[1][k] += NAME(pull_along)<1>(dot, cubes, along, v, k);
+        sums[2][k] += NAME(pull_along)<2>(dot, cubes, along, v, k);
     }
 }
 
 // features [M, L * width]. Closed levels give zeros.
 KERNEL NAME(hash_encode)(const REAL* table, int64 width, const int64* resolutions, const int64* sizes, const int64* first,
                          const REAL* openness, int64 n_levels, int64 smooth, const REAL* positions, const REAL* directions,
-                         int64 n_samples, REAL* features, int64 begin, int64 end) {
-    FOR_EACH(i) {
-        const int64 level = i / n_samples, sample = i - level * n_samples;
-        REAL* out = features + (sample * n_levels + level) * width;
+                         int64 n_samples, int64 chunk, REAL* features, int64 begin, int64 end) {
+    const int64 stride = n_levels * width;
+    FOR_EACH_BLOCK(i, count) {
+        const NAME(Place) at = NAME(place_of)(i, n_samples, n_levels, chunk, count);
+        const int64 level = at.level;
+        count = at.count;
+        REAL* out = features + at.sample * stride + level * width;
         if (openness[level] == 0) {
-            for (int64 f = 0; f < width; ++f) out[f] = 0;
+            FOR_EACH_LANE(k, count)
+                for (int64 f = 0; f < width; ++f) out[k * stride + f] = 0;
             continue;
         }
-        const NAME(Cube) cube = NAME(cube_at)(positions + 3 * sample, resolutions[level], sizes[level], smooth);
-        const REAL *rows = table + first[level] * width, *v = directions ? directions + 3 * sample : 0;
-        if (width == 2) NAME(hash_read)<2>(rows, width, cube, v, openness[level], out);
-        else if (width == 4) NAME(hash_read)<4>(rows, width, cube, v, openness[level], out);
-        else NAME(hash_read)<0>(rows, width, cube, v, openness[level], out);
+        NAME(Cubes) cubes;
+        REAL x[3][BLOCK], weights[8][BLOCK];
+        NAME(load_lanes)(positions + 3 * at.sample, count, x);
+        NAME(cubes_at)(x, resolutions[level], sizes[level], smooth, cubes);
+        NAME(weights_of)(cubes, directions ? directions + 3 * at.sample : 0, openness[level], count, weights);
+        const REAL* rows = table + first[level] * width;
+        if (width == 2) NAME(hash_read)<2>(rows, width, cubes, weights, count, out, stride);
+        else if (width == 4) NAME(hash_read)<4>(rows, width, cubes, weights, count, out, stride);
+        else NAME(hash_read)<0>(rows, width, cubes, weights, count, out, stride);
     }
 }
 
-// Adds to d_table. On a CPU a part must hold whole levels: then no two threads add to one row.
+// Adds to d_table. Reads levels [level_0, level_0 + n_levels) of n_all; on a CPU each thread has levels of its own: then no two add to one
+// row.
 KERNEL NAME(hash_table_grad)(const int64* resolutions, const int64* sizes, const int64* first, const REAL* openness, int64 n_levels,
-                             int64 smooth, const REAL* positions, const REAL* directions, int64 n_samples, const REAL* d_features,
-                             int64 width, REAL* d_table, int64 begin, int64 end) {
-    FOR_EACH(i) {
-        const int64 level = i / n_samples, sample = i - level * n_samples;
+                             int64 smooth, const REAL* positions, const REAL* directions, int64 n_samples, int64 chunk,
+                             const REAL* d_features, int64 width, int64 level_0, int64 n_all, REAL* d_table, int64 begin, int64 end) {
+    const int64 stride = n_all * width;
+    FOR_EACH_BLOCK(i, count) {
+        const NAME(Place) at = NAME(place_of)(i, n_samples, n_levels, chunk, count);
+        const int64 level = level_0 + at.level;
+        count = at.count;
         if (openness[level] == 0) continue;
-        const NAME(Cube) cube = NAME(cube_at)(positions + 3 * sample, resolutions[level], sizes[level], smooth);
-        const REAL *d_out = d_features + (sample * n_levels + level) * width, *v = directions ? directions + 3 * sample : 0;
+        NAME(Cubes) cubes;
+        REAL x[3][BLOCK], weights[8][BLOCK];
+        NAME(load_lanes)(positions + 3 * at.sample, count, x);
+        NAME(cubes_at)(x, resolutions[level], sizes[level], smooth, cubes);
+        NAME(weights_of)(cubes, directions ? directions + 3 * at.sample : 0, openness[level], count, weights);
+        const REAL* d_out = d_features + at.sample * stride + level * width;
         REAL* rows = d_table + first[level] * width;
-        if (width == 2) NAME(hash_add)<2>(rows, width, cube, v, openness[level], d_out);
-        else if (width == 4) NAME(hash_add)<4>(rows, width, cube, v, openness[level], d_out);
-        else NAME(hash_add)<0>(rows, width, cube, v, openness[level], d_out);
+        if (width == 2) NAME(hash_add)<2>(rows, width, cubes, weights, count, d_out, stride);
+        else if (width == 4) NAME(hash_add)<4>(rows, width, cubes, weights, count, d_out, stride);
+        else NAME(hash_add)<0>(rows, width, cubes, weights, count, d_out, stride);
     }
 }
 
@@ -152,17 +226,24 @@ KERNEL NAME(hash_table_grad)(const int64* resolutions, const int64* sizes, const
 KERNEL NAME(hash_position_grad)(const REAL* table, int64 width, const int64* resolutions, const int64* sizes, const int64* first,
                                 const REAL* openness, int64 n_levels, int64 smooth, const REAL* positions, const REAL* directions,
                                 const REAL* d_features, REAL* d_positions, int64 begin, int64 end) {
-    FOR_EACH(sample) {
-        REAL sum[3] = {0, 0, 0};
+    const int64 stride = n_levels * width;
+    FOR_EACH_BLOCK(sample, count) {
+        REAL x[3][BLOCK], v[3][BLOCK], sums[3][BLOCK];
+        NAME(load_lanes)(positions + 3 * sample, count, x);
+        const bool along = directions != 0;
+        NAME(load_lanes)(along ? directions + 3 * sample : positions + 3 * sample, count, v);
+        FOR_EACH_LANE(k, BLOCK) sums[0][k] = sums[1][k] = sums[2][k] = 0;
         for (int64 level = 0; level < n_levels; ++level) {
-            if (openness[level] == 0) continue;
-            const NAME(Cube) cube = NAME(cube_at)(positions + 3 * sample, resolutions[level], sizes[level], smooth);
-            const REAL *rows = table + first[level] * width, *d_out = d_features + (sample * n_levels + level) * width;
-            const REAL* v = directions ? directions + 3 * sample : 0;
-            if (width == 2) NAME(hash_pull)<2>(rows, width, cube, v, openness[level], d_out, sum);
-            else if (width == 4) NAME(hash_pull)<4>(rows, width, cube, v, openness[level], d_out, sum);
-            else NAME(hash_pull)<0>(rows, width, cube, v, openness[level], d_out, sum);
+            const REAL open = openness[level];
+            if (open == 0) continue;
+            NAME(Cubes) cubes;
+            NAME(cubes_at)(x, resolutions[level], sizes[level], smooth, cubes);
+            const REAL *rows = table + first[level] * width, *d_out = d_features + sample * stride + level * width;
+            if (width == 2) NAME(hash_pull)<2>(rows, width, cubes, along, v, open, count, d_out, stride, sums);
+            else if (width == 4) NAME(hash_pull)<4>(rows, width, cubes, along, v, open, count, d_out, stride, sums);
+            else NAME(hash_pull)<0>(rows, width, cubes, along, v, open, count, d_out, stride, sums);
         }
-        for (int axis = 0; axis < 3; ++axis) d_positions[3 * sample + axis] = sum[axis];
+        FOR_EACH_LANE(k, count)
+            for (int axis = 0; axis < 3; ++axis) d_positions[3 * (sample + k) + axis] = sums[axis][k];
     }
 }

@@ -1,6 +1,10 @@
 // One body for two machines. A kernel is a loop over [begin, end): on a CPU a thread gets a part of it, on a GPU one index each.
 // No includes: NVRTC has no headers at hand, and a cross-compiler then needs no system.
 // REAL is float or double, NAME(x) adds its suffix; all.h is read once for each.
+//
+// FOR_EACH_BLOCK hands out up to BLOCK indices at once, [i, i + count), and FOR_EACH_LANE walks over them: arithmetic in a loop of its
+// own becomes vector instructions, what jumps about in memory goes into another. The body lowers count where a block must end early.
+// On a GPU neighbours in a warp do that already, so a block is one index.
 
 #ifndef DREAMFUSION_MACROS
 #define DREAMFUSION_MACROS
@@ -12,6 +16,10 @@ typedef unsigned char byte;
 #define KERNEL extern "C" __global__ void
 #define DEVICE static __device__ __forceinline__
 #define FOR_EACH(i) for (int64 i = begin + blockIdx.x * (int64)blockDim.x + threadIdx.x; i < end; i += (int64)gridDim.x * blockDim.x)
+#define BLOCK 1
+#define FOR_EACH_BLOCK(i, count) \
+    for (int64 i = begin + blockIdx.x * (int64)blockDim.x + threadIdx.x, count = 1; i < end; i += (int64)gridDim.x * blockDim.x)
+#define FOR_EACH_LANE(k, count) for (int k = 0; k < 1; ++k)
 #define ADD(place, value) atomicAdd((place), (value))
 DEVICE float exp_of(float x) { return expf(x); }
 DEVICE double exp_of(double x) { return exp(x); }
@@ -33,10 +41,33 @@ DEVICE double ceil_of(double x) { return ceil(x); }
 #endif
 #define DEVICE static inline __attribute__((always_inline))
 #define FOR_EACH(i) for (int64 i = begin; i < end; ++i)
+#define BLOCK 16
+#define FOR_EACH_BLOCK(i, count) for (int64 i = begin, count = 0; count = least((int64)BLOCK, end - i), i < end; i += count)
+#define FOR_EACH_LANE(k, count) for (int k = 0; k < (int)(count); ++k)
 #define ADD(place, value) (*(place) += (value))
-DEVICE float exp_of(float x) { return __builtin_expf(x); }
+// e^x = 2^n e^r with |r| <= log(2) / 2: the library's own would keep a loop from becoming vector instructions. scale gets 2^n, the
+// result is e^r - 1, exact to 2 units in the last place; NaN stays NaN.
+DEVICE float exp_parts(float x, float* scale) {
+    const float low = -87.0f, high = 88.5f, rounder = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to a whole number
+    const float inside = x < low ? low : (x > high ? high : x);
+    const float rounded = inside * 1.44269504f + rounder, n = rounded - rounder;
+    const float r = (inside - n * 0.693359375f) + n * 2.12194440e-4f;  // log(2) in two parts, the first exact
+    const float tail = 0.5f + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r * (1.0f / 720 + r * (1.0f / 5040)))));
+    const unsigned bits = (__builtin_bit_cast(unsigned, rounded) - 0x4B400000u + 127u) << 23;
+    *scale = __builtin_bit_cast(float, bits);
+    return r + r * r * tail;
+}
+DEVICE float exp_of(float x) {
+    float scale;
+    const float part = exp_parts(x, &scale);
+    return scale + scale * part;
+}
 DEVICE double exp_of(double x) { return __builtin_exp(x); }
-DEVICE float expm1_of(float x) { return __builtin_expm1f(x); }
+DEVICE float expm1_of(float x) {
+    float scale;
+    const float part = exp_parts(x, &scale);
+    return (scale - 1.0f) + scale * part;
+}
 DEVICE double expm1_of(double x) { return __builtin_expm1(x); }
 DEVICE float log1p_of(float x) { return __builtin_log1pf(x); }
 DEVICE double log1p_of(double x) { return __builtin_log1p(x); }

@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cuda_ext import ops
+from cuda_ext.ops_occupancy import occupancy_mark
+
 # A ray that crosses the whole object through matter this thin keeps four fifths of its light; thinner is haze, not shape.
 DEFAULT_THRESHOLD = 0.2
 # A cell that was dense is forgotten after some twenty looks that find it empty (stable-dreamfusion uses the same factor).
@@ -49,20 +52,18 @@ class OccupancyGrid(nn.Module):
             step: at step 0 what was known before is forgotten.
         """
         G, device = self.resolution, self.densities.device
-        axis = torch.arange(G, device=device)
-        cells = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
-        shift = torch.rand(cells.shape, generator=generator, device=generator.device).to(device)
-        found = density_at((cells + shift) * (2.0 / G) - 1.0).reshape(G, G, G)
+        positions = torch.rand((G, G, G, 3), generator=generator, device=generator.device).to(device)
+        index = torch.arange(G, device=device)
+        for axis, along in enumerate((index[:, None, None], index[:, None], index)):
+            positions[..., axis] += along
+        found = density_at(positions.reshape(-1, 3).mul_(2.0 / G).sub_(1.0)).reshape(G, G, G)
         self.densities.copy_(found if step == 0 else torch.maximum(self.densities * _DECAY, found))
         self._mark()
 
     def _mark(self) -> None:
         threshold = (self.densities.max() * _RELATIVE_THRESHOLD).clamp(max=self.threshold)
-        # 3^3 maximum as three lines of 3: a ninth of the reads
-        grown = self.densities[None, None]
-        for kernel in ((3, 1, 1), (1, 3, 1), (1, 1, 3)):
-            grown = F.max_pool3d(grown, kernel, stride=1, padding=tuple(k // 2 for k in kernel))
-        self.occupied_cells.copy_(grown[0, 0] >= threshold)
+        mark = occupancy_mark if ops.serves(self.densities) else _mark_twin
+        self.occupied_cells.copy_(mark(self.densities, threshold))
         self._fit_bounds()
 
     def _fit_bounds(self) -> None:
@@ -81,3 +82,12 @@ class OccupancyGrid(nn.Module):
         inside = (positions.abs() <= 1.0).all(dim=-1)
         cells = ((positions + 1.0) * (G / 2)).long().clamp_(0, G - 1)
         return self.occupied_cells[cells[:, 0], cells[:, 1], cells[:, 2]] & inside
+
+
+def _mark_twin(densities: Tensor, threshold: Tensor) -> Tensor:
+    """What the kernel does, in torch."""
+    # 3^3 maximum as three lines of 3: a ninth of the reads
+    grown = densities[None, None]
+    for kernel in ((3, 1, 1), (1, 3, 1), (1, 1, 3)):
+        grown = F.max_pool3d(grown, kernel, stride=1, padding=tuple(k // 2 for k in kernel))
+    return grown[0, 0] >= threshold

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cuda_ext import ops
+from cuda_ext.ops_adan import adan_step
+
 
 class Adan(torch.optim.Optimizer):
     r"""Adaptive Nesterov momentum. Adan (2208.06677), algorithm 1, with decoupled proximal weight decay.
@@ -35,22 +38,31 @@ class Adan(torch.optim.Optimizer):
                     self._update(p, p.grad, group)
 
     def _update(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        b1, b2, b3 = group["betas"]
         state = self.state[p]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
             for name in ("exp_avg", "exp_avg_diff", "exp_avg_sq"):
                 state[name] = torch.zeros_like(p)
-            state["last_grad"] = grad.clone()
+            state["last_grad"] = grad.clone(memory_format=torch.contiguous_format)
         state["step"] += 1
         k = float(state["step"])
-        diff = grad - state["last_grad"]
-        state["last_grad"].copy_(grad)
-        m, v, n = state["exp_avg"], state["exp_avg_diff"], state["exp_avg_sq"]
-        m.lerp_(grad, 1 - b1)
-        v.lerp_(diff, 1 - b2)
-        n.mul_(b3).add_((grad + b2 * diff).square(), alpha=1 - b3)
-        scale = (n / (1 - b3**k)).sqrt_().add_(group["eps"])
-        p.addcdiv_(m, scale, value=-group["lr"] / (1 - b1**k))
-        p.addcdiv_(v, scale, value=-group["lr"] * b2 / (1 - b2**k))
-        p.div_(1 + group["lr"] * group["weight_decay"])
+        moments = state["last_grad"], state["exp_avg"], state["exp_avg_diff"], state["exp_avg_sq"]
+        if ops.serves(p) and all(tensor.is_contiguous() and tensor.dtype == grad.dtype for tensor in (p, *moments)):
+            adan_step(p, grad, moments, group["betas"], k, group["lr"], group["eps"], group["weight_decay"])
+        else:
+            _twin_step(p, grad, moments, group, k)
+
+
+def _twin_step(p: Tensor, grad: Tensor, moments: tuple[Tensor, ...], group: dict[str, Any], k: float) -> None:
+    """What the kernel does, in torch."""
+    b1, b2, b3 = group["betas"]
+    last_grad, m, v, n = moments
+    diff = grad - last_grad
+    last_grad.copy_(grad)
+    m.lerp_(grad, 1 - b1)
+    v.lerp_(diff, 1 - b2)
+    n.mul_(b3).add_((grad + b2 * diff).square(), alpha=1 - b3)
+    scale = (n / (1 - b3**k)).sqrt_().add_(group["eps"])
+    p.addcdiv_(m, scale, value=-group["lr"] / (1 - b1**k))
+    p.addcdiv_(v, scale, value=-group["lr"] * b2 / (1 - b2**k))
+    p.div_(1 + group["lr"] * group["weight_decay"])

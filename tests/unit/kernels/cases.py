@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 
 from cuda_ext import ops
+from cuda_ext.ops_adan import adan_step
+from cuda_ext.ops_occupancy import occupancy_mark
 from cuda_ext.ops_table import dense_table
 from engine.fields.field import make_field, table_twin
 from engine.fields.field_config import FieldConfig
 from engine.fields.hash_grid import HashGrid
 from engine.rendering.composite import accumulate, weights_from_density
 from engine.rendering.march import pack
+from engine.rendering.occupancy import _mark_twin
+from engine.training.adan import _twin_step
 
 # Enough for many blocks of threads, and few enough cells that hundreds of them add to the same place.
 N_RAYS, N_POSITIONS, FINEST = 700, 20_000, 12
@@ -93,6 +97,27 @@ def dense_table_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) 
     return with_gradients([(dense_table if kernel else table_twin)(volume, 2.0, with_gradient=True)], [volume])
 
 
+def occupancy_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
+    """Rows that are no multiple of a block, and few cells above the threshold."""
+    densities = torch.rand(37, 37, 37, generator=generator_of(10)).to(device, dtype)
+    threshold = torch.tensor(0.97).to(device, dtype)
+    return [(occupancy_mark if kernel else _mark_twin)(densities, threshold)]
+
+
+def adan_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
+    """Two steps of one tensor, the second with a gradient of another layout."""
+    p, *moments = (torch.randn(40, 50, generator=generator_of(11 + k)).to(device, dtype) for k in range(5))
+    moments[-1].square_()
+    group = {"betas": (0.98, 0.92, 0.99), "lr": 1e-2, "eps": 1e-8, "weight_decay": 0.1}
+    for k, grad in enumerate((torch.randn(40, 50, generator=generator_of(16)), torch.randn(50, 40, generator=generator_of(17)).t()), 1):
+        grad = grad.to(device, dtype)
+        if kernel:
+            adan_step(p, grad, tuple(moments), group["betas"], k, group["lr"], group["eps"], group["weight_decay"])  # type: ignore[arg-type]
+        else:
+            _twin_step(p, grad, tuple(moments), group, k)
+    return [p, *moments]
+
+
 CASES: dict[str, Callable[..., list[Tensor]]] = {
     "composite": composite_case,
     "dense_field softplus": dense_field_case("softplus", with_normals=True),
@@ -101,4 +126,6 @@ CASES: dict[str, Callable[..., list[Tensor]]] = {
     "dense_table": dense_table_case,
     "hash_encode of 2": hash_case(2, smooth=True),
     "hash_encode of 3": hash_case(3, smooth=False),
+    "occupancy_mark": occupancy_case,
+    "adan_step": adan_case,
 }

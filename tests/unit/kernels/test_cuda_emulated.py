@@ -51,7 +51,8 @@ def test_operator_is_its_twin(name: str, dtype: torch.dtype, emulated: CudaKerne
     assert driver.library.contexts_pushed() == 0
 
 
-@pytest.mark.parametrize("name", CASES)
+# An optimizer's step is meant to do more when it runs twice; each of its indices has numbers of its own.
+@pytest.mark.parametrize("name", [name for name in CASES if name != "adan_step"])
 def test_threads_share_memory_only_through_atomic_adds(name: str, emulated: CudaKernels, driver: Driver) -> None:
     """Without atomic adds a launch that runs twice must leave what one run leaves: a plain += to shared memory would leave twice as much.
     (Two threads that lose each other's sum meet too seldom on a CPU to wait for it.)"""

@@ -8,6 +8,7 @@ import torch
 from cuda_ext import ops
 from cuda_ext.build import RECORD, source_hash
 from cuda_ext.cpu import find_kernels, platform_name
+from cuda_ext.ops_adan import adan_step
 from engine.fields.activations import MIST
 from engine.fields.field import RadianceField, make_field
 from engine.fields.field_config import FieldConfig
@@ -15,6 +16,8 @@ from engine.rendering.composite import accumulate, weights_from_density
 from engine.rendering.march import PackedSamples, _march_twin, march, pack
 from engine.rendering.occupancy import OccupancyGrid
 from engine.scene.cameras import camera_rays, orbit_cameras
+from engine.training.adan import Adan
+from tests.unit.kernels.cases import CASES
 
 pytestmark = pytest.mark.skipif(find_kernels()[0] is None, reason=f"no compiled kernels: {find_kernels()[1]}")
 
@@ -82,6 +85,33 @@ def test_composite_of_weights_alone_has_a_gradient() -> None:
     weights, _ = ops.composite(d, deltas, values, packed_info)
     weights.square().sum().backward()
     assert d.grad is not None and d.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+@pytest.mark.parametrize("name", ["occupancy_mark", "adan_step"])
+def test_operator_without_gradient_is_its_twin(name: str, dtype: torch.dtype) -> None:
+    for found, wanted in zip(*(CASES[name](torch.device("cpu"), dtype, kernel=kernel) for kernel in (True, False)), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_adan_takes_the_same_steps_with_and_without_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole optimizer; a second parameter, of another layout, is the twin's either way."""
+    results = []
+    for kernel in (True, False):
+        if not kernel:
+            monkeypatch.setattr(ops, "serves", lambda _tensor: False)
+        parameters = [torch.nn.Parameter(torch.randn(30, 4, generator=seeded(1))), torch.nn.Parameter(torch.ones(4, 30).t())]
+        optimizer = Adan(parameters, lr=0.05, weight_decay=0.1)
+        for _ in range(5):
+            optimizer.zero_grad()
+            sum((p - 0.3).square().sum() for p in parameters).backward()  # type: ignore[union-attr]
+            optimizer.step()
+        results.append([p.detach() for p in parameters])
+    for found, wanted in zip(*results):
+        torch.testing.assert_close(found, wanted)
+    with pytest.raises(ValueError, match="contiguous"):
+        p, state = torch.ones(4, 30).t(), tuple(torch.ones(30, 4) for _ in range(4))
+        adan_step(p, torch.ones(30, 4), state, (0.98, 0.92, 0.99), 1, 0.1, 1e-8, 0.0)  # type: ignore[arg-type]
 
 
 def shell(resolution: int) -> OccupancyGrid:
@@ -205,3 +235,14 @@ def test_switch_turns_kernels_off() -> None:
     code = "from cuda_ext.cpu import find_kernels; print(find_kernels())"
     done = subprocess.run([sys.executable, "-c", code], env={"DREAMFUSION_KERNELS": "off"}, capture_output=True, text=True, check=True)
     assert "DREAMFUSION_KERNELS is off" in done.stdout
+
+
+def test_exponentials_are_good_to_the_last_digits() -> None:
+    """One sample a ray: its weight is 1 - exp(-x), over all sizes of x; what is not a number stays so."""
+    x = torch.cat([torch.logspace(-30, 2, 4000), torch.tensor([0.0, 87.0, 88.7, 1e4, float("inf"), float("nan")])])
+    n = len(x)
+    packed_info = pack(torch.arange(n), n)
+    weights, _ = ops.composite(x, torch.ones(n), torch.zeros(n, 5), packed_info)
+    assert weights[-1].isnan()
+    wanted = -torch.expm1(-x[:-1].double())
+    assert float(((weights[:-1].double() - wanted).abs() / wanted.clamp(min=1e-37)).max()) < 3e-7

@@ -246,7 +246,8 @@ def test_from_bodies_to_a_launch(compiler: Compiler, emulated_gpu: Driver) -> No
         assert reason == f"NVRTC {compiler.version[0]}.{compiler.version[1]} for sm_89, {how}"
         counts, bounds = torch.full((256,), -1), torch.tensor([[-1.0] * 3, [1.0] * 3])
         cells = torch.ones(8, 8, 8, dtype=torch.bool)
-        arguments = (rays_o, rays_d, torch.full((256,), 0.5), bounds, cells, 8, 0.1, counts)
+        starts = torch.full((256,), -1, dtype=torch.int32)
+        arguments = (rays_o, rays_d, torch.full((256,), 0.5), bounds, cells, 8, 0.1, counts, starts)
         kernels.run("march_count", torch.float32, kernels.parts(256, 1), lambda _part, arguments=arguments: arguments)
         t_near, t_far = intersect_box(rays_o, rays_d, bounds)
         assert ((t_far - t_near) / 0.1 - counts).abs().max() <= 1
