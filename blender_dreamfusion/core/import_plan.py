@@ -17,9 +17,9 @@ class ImportPlan(NamedTuple):
     """How and where a result becomes an object. No bpy data in here: ids die on undo and load, names do not."""
 
     location: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Where the object's bottom centre stands, in the scene's own units."""
+    """Where the object's bottom center stands, in the scene's own units."""
     height_m: float = 1.0
-    """Height in metres. > 0. A replaced object keeps its height."""
+    """Height in meters. > 0. A replaced object keeps its height."""
     scene_name: str = ""
     """The scene it goes into; empty, or a scene that is gone: the current one."""
     file_count: int = 0
@@ -42,7 +42,7 @@ class ImportPlan(NamedTuple):
     """Shares of the faces, 0..1, of the coarser copies _LOD1, _LOD2, ..."""
     mark_asset: bool = False
     catalog: str = ""
-    """Path of the asset catalogue, such as "Props/Kitchen"; empty: none."""
+    """Path of the asset catalog, such as "Props/Kitchen"; empty: none."""
     tags: tuple[str, ...] = ()
     author: str = ""
     licence: str = ""

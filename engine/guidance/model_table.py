@@ -171,7 +171,7 @@ def model_folder(model: Model) -> Path:
         if has_parts(folder, model.kind):
             return folder
     raise UserError(
-        f"Model {model.id} ({model.title}, {model.download_mb / 1000:.1f} GB, licence {model.licence}) is not on this machine.",
+        f"Model {model.id} ({model.title}, {model.download_mb / 1000:.1f} GB, license {model.licence}) is not on this machine.",
         f"Run: python -m engine models download {model.id}, or give a folder with --model PATH.",
         "model",
     )
