@@ -28,6 +28,10 @@ class ImportPlan(NamedTuple):
     """Name of the collection; made where it is missing."""
     replace_object: str = ""
     """Name of a generated object whose mesh is exchanged; empty: a new object."""
+    into_object: str = ""
+    """Name of a mesh object, no matter who made it, that a stage's result goes into; its transform, modifiers and collections stay."""
+    only_texture: bool = False
+    """The mesh stays as well: the result is a new material for it, if its UV map could hold the texture."""
     shading: str = "SMOOTH"
     """SMOOTH, FLAT, or AUTO: smooth with edges sharper than `sharp_angle_deg` kept sharp."""
     sharp_angle_deg: float = 40.0
