@@ -94,7 +94,7 @@ class DREAMFUSION_OT_history_continue(_Starting, bpy.types.Operator):
     def start(self, context: bpy.types.Context, entry: HistoryEntry) -> QueueEntry:
         if entry.state is HistoryState.DONE:
             raise ValueError("This job is done. Use More Steps to go on from it.")
-        return QueueEntry(history.saved_request(Path(entry.folder)), entry.folder, runtime.current_plan(context), resume=True)
+        return QueueEntry(history.saved_request(Path(entry.folder)), entry.folder, runtime.plan_again(context, entry.folder), resume=True)
 
 
 class DREAMFUSION_OT_history_more(_Starting, bpy.types.Operator):

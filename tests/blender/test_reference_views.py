@@ -1,7 +1,11 @@
 """Reference pictures from other sides: the list, what reaches the job, and what a job's settings bring back."""
 
+from types import SimpleNamespace
+
 import bpy
 import pytest
+
+from tests.blender.test_panel_draw import Recorder, draw
 
 
 @pytest.fixture
@@ -47,3 +51,16 @@ def test_settings_of_a_job_bring_its_pictures_back(addon, settings, picture):
     assert addon("ui.loading").load_request(settings, request) == []
     assert addon("ui.reference_files").further_views(settings) == views
     assert "surface.colors" not in settings.options, "that was said of the mesh of that job"
+
+
+def test_the_panel_shows_the_list_and_the_chosen_pictures_numbers_once_there_is_a_first_one(settings, picture):
+    assert "dreamfusion.reference_add" not in draw("DREAMFUSION_PT_reference").operators()
+    settings.reference_path = picture()
+    assert {"dreamfusion.reference_add", "dreamfusion.reference_remove"} <= set(draw("DREAMFUSION_PT_reference").operators())
+    bpy.ops.dreamfusion.reference_add(filepath=picture(), azimuth_deg=-90)
+    shown = [args[1] for name, args, _ in draw("DREAMFUSION_PT_reference").calls if name == "prop"]
+    assert shown[-4:] == ["image", "azimuth_deg", "elevation_deg", "weight"]
+    layout = Recorder()
+    for view in (settings.further_views[0], settings.further_views.add()):
+        bpy.types.DREAMFUSION_UL_views.draw_item(SimpleNamespace(), bpy.context, layout, settings, view, 0, settings, "further_index", 0, 0)
+    assert layout.texts().splitlines()[1] == "-90°" and "No image" in layout.texts()
