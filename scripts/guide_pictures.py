@@ -143,12 +143,11 @@ def take_all(book: Book, engine_python: Path, job: Path | None) -> None:
     book.keep("finished-window", "window")
     window.ask(RUNTIME + "runtime.shutdown()")  # the panel is short again, and has room
     book.keep_open("selected-object", SUB_PANELS["selected-object"])
-    take_ends(book)
-    window.ask(RUNTIME + "runtime.shutdown()")
     with book.opened(SUB_PANELS["history"]):
         book.wheel(5)
         book.keep("history")
         book.wheel(4)
+    take_ends(book)
 
 
 def take_reference(book: Book, job: Path) -> None:
