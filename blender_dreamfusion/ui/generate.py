@@ -71,8 +71,9 @@ class DREAMFUSION_OT_generate(JobOperator, bpy.types.Operator):
 
     def _request(self, context: bpy.types.Context) -> messages.JobRequest:
         settings = context.scene.dreamfusion
+        further: tuple[messages.FurtherView, ...] = ()
         if self.is_given("reference_image"):  # the scene's further pictures show something else
-            picture, further = bpy.path.abspath(self.reference_image), ()
+            picture = bpy.path.abspath(self.reference_image)
         else:
             picture, further = reference_files.file_of(settings), reference_files.further_views(settings)
         return job_request(
