@@ -61,6 +61,11 @@ def test_scene_units_and_given_values_win(crate, asked):
     assert entry.plan.height_m == pytest.approx(0.03) and entry.plan.into_object == "Crate" and not entry.plan.only_texture
 
 
+def test_a_script_can_name_a_mesh_file_instead(asked):
+    request = asked("generate", prompt="a mug", start_mesh="/meshes/block-out.glb").request
+    assert (request.stage, request.start_mesh) == ("generate", "/meshes/block-out.glb")
+
+
 def test_a_generated_object_proposes_its_own_prompt_and_colors(asked, result_folder):
     bpy.ops.dreamfusion.import_result(folder=str(result_folder))
     bpy.context.scene.dreamfusion.prompt = "a blue car"
