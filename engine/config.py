@@ -136,7 +136,7 @@ class JobConfig:
                 raise UserError(
                     f"At step {step} light.textureless-ratio, light.lambertian-ratio and light.normal-ratio add up to {total:g}, "
                     "but must not exceed 1.",
-                    "Lower one of them; what is left of the steps shows bare colour.",
+                    "Lower one of them; what is left of the steps shows bare color.",
                     "option",
                 )
             n_views, group = max(1, round(scheduled(self.training.batch_size, step, n_steps))), self.camera.views_per_group

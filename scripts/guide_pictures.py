@@ -2,6 +2,7 @@
 
     python scripts/guide_pictures.py                       into docs/images, in the newest Blender there is
     python scripts/guide_pictures.py --from-job FOLDER     the job in the pictures goes on from this one's last checkpoint but one
+    python scripts/guide_pictures.py --history FOLDER ...  finished jobs that are in the history as well (copies of them)
 
 Without --from-job a whole Draft is made, which takes its minutes.
 """
@@ -37,12 +38,16 @@ SLIDE_S = 1.0
 # Sub-panels by their class, opened in these groups.
 SUB_PANELS = {
     "prompt-panels": ("negative_seed", "model", "reference"),
+    "reference-panel": ("reference",),
     "mesh-panel": ("mesh",),
     "asset-panel": ("asset",),
     "advanced": ("advanced",),
     "live-preview": ("camera",),
+    "selected-object": ("object",),
     "history": ("history",),
 }
+VIEW_3D = "area = next(area for area in bpy.context.window_manager.windows[0].screen.areas if area.type == 'VIEW_3D')\n"
+KILL = "import os, signal; os.kill(runtime.session()._engine.pid, signal.SIGKILL)"
 
 
 class Book:
@@ -119,10 +124,12 @@ def take_all(book: Book, engine_python: Path, job: Path | None) -> None:
     book.keep("ready")
     for name in ("prompt-panels", "mesh-panel", "asset-panel", "advanced"):
         book.keep_open(name, SUB_PANELS[name])
+    if job is not None:
+        take_reference(book, job)
     window.ask(
         "bpy.context.scene.dreamfusion.camera.follow = 'VIEWPORT'\n"
-        "area = next(area for area in bpy.context.window_manager.windows[0].screen.areas if area.type == 'VIEW_3D')\n"
-        "area.spaces.active.region_3d.view_distance, area.spaces.active.region_3d.view_location = 5.0, (0.0, 0.0, 0.5)"
+        + VIEW_3D
+        + "area.spaces.active.region_3d.view_distance, area.spaces.active.region_3d.view_location = 5.0, (0.0, 0.0, 0.5)"
     )
     book.keep_open("live-preview", SUB_PANELS["live-preview"])
     window.ask(f"bpy.ops.dreamfusion.generate(out_dir={str(job)!r}, resume=True)" if job else "bpy.ops.dreamfusion.generate()")
@@ -131,17 +138,42 @@ def take_all(book: Book, engine_python: Path, job: Path | None) -> None:
     book.keep("live-preview-window", "window")
     window.wait_until(RUNTIME + "answer = not runtime.state().is_active", JOB_S)
     window.wait_until(f"answer = {prompt.replace(' ', '-')!r} in bpy.data.objects", 60.0)
-    window.ask(
-        "area = next(area for area in bpy.context.window_manager.windows[0].screen.areas if area.type == 'VIEW_3D')\n"
-        "area.spaces.active.shading.color_type = 'TEXTURE'"
-    )
+    window.ask(VIEW_3D + "area.spaces.active.shading.color_type = 'TEXTURE'")
     book.keep("finished")
     book.keep("finished-window", "window")
-    window.ask(RUNTIME + "runtime.shutdown()")  # the panel is short again, and has room for the list
+    window.ask(RUNTIME + "runtime.shutdown()")  # the panel is short again, and has room
+    book.keep_open("selected-object", SUB_PANELS["selected-object"])
     with book.opened(SUB_PANELS["history"]):
         book.wheel(5)
         book.keep("history")
         book.wheel(4)
+    take_ends(book)
+
+
+def take_reference(book: Book, job: Path) -> None:
+    """The panel of the reference pictures, with pictures of the job's own object in it."""
+    front, *_, other = sorted((job / "previews").glob("*.png"))
+    book.window.ask(
+        f"bpy.ops.dreamfusion.set_reference(filepath={str(front)!r})\n"
+        f"bpy.ops.dreamfusion.reference_add(filepath={str(other)!r}, azimuth_deg=90)\n"
+        "bpy.context.scene.dreamfusion.reference_image.name, bpy.context.scene.dreamfusion.further_views[0].image.name = 'front', 'left'"
+    )
+    book.keep_open("reference-panel", SUB_PANELS["reference-panel"])
+    book.window.ask("bpy.context.scene.dreamfusion.further_views.clear()\nbpy.context.scene.dreamfusion.reference_image = None")
+
+
+def take_ends(book: Book) -> None:
+    """A job that was cancelled, and one whose engine was killed."""
+    window = book.window
+    for name, end in (("cancelled", "bpy.ops.dreamfusion.cancel()"), ("failed", RUNTIME + KILL)):
+        window.ask("bpy.ops.dreamfusion.generate(prompt='a green apple')")
+        window.wait_until(
+            RUNTIME + "answer = runtime.state().phase == 'train' and runtime.state().step > 5 or not runtime.state().is_active", JOB_S
+        )
+        window.ask(end)
+        window.wait_until(RUNTIME + "answer = not runtime.state().is_active", 60.0)
+        time.sleep(SLIDE_S)  # the history has read its folder by then
+        book.keep(name)
 
 
 def without_its_end(job: Path, folder: Path) -> Path:
@@ -156,6 +188,7 @@ def without_its_end(job: Path, folder: Path) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from-job", type=Path, metavar="FOLDER")
+    parser.add_argument("--history", type=Path, metavar="FOLDER", nargs="+", default=[])
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     parser.add_argument("--place", help="own, trixie or sid; left out: the last that real_window.py lists")
     options = parser.parse_args()
@@ -171,10 +204,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         archive = build_addon.build_zip(ROOT, folder)
-        job = without_its_end(options.from_job, folder) if options.from_job else None
+        jobs = folder / "jobs"
+        jobs.mkdir()
+        job = without_its_end(options.from_job, jobs) if options.from_job else None
+        for finished in options.history:
+            shutil.copytree(finished, jobs / finished.name, ignore=shutil.ignore_patterns("checkpoints"))
         with open_window(place, folder) as window:
             window.install(archive)
             window.open_tab()
+            window.ask(f"bpy.context.preferences.addons[{PACKAGE!r}].preferences.jobs_folder = {str(jobs)!r}")
             take_all(Book(window, options.out), place.reachable_python(python, folder), job)
     return 0
 

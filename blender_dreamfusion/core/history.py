@@ -68,7 +68,9 @@ class HistoryEntry(NamedTuple):
     n_triangles: int = 0
     device: str = ""
     is_short: bool = False
-    """Finished early, or went on from another job: its time does not tell how long a job takes."""
+    """Finished early, went on from another job, or is a stage: its time does not tell how long a job takes."""
+    stage: str = "generate"
+    """What kind of job it was, as in JobRequest."""
     thumbnail: str = ""
     """Path of a PNG."""
     problem: str = ""
@@ -108,7 +110,8 @@ def read_entry(folder: Path) -> HistoryEntry | None:
         created=_epoch(job.get("created")) or _changed(folder / "job.json"),
         n_steps=_number(_inside(job, "config", "training", "n_steps")),
         overrides=request.overrides,
-        is_short=bool(request.start_from),
+        is_short=bool(request.start_from) or request.stage != "generate",
+        stage=request.stage,
     )
     return _done(entry, folder) or _not_done(entry, folder)
 
@@ -247,11 +250,19 @@ def again_request(folder: Path) -> messages.JobRequest:
     return messages.with_kept_pictures(request, str(folder)) if (folder / messages.kept_name(0)).is_file() else request
 
 
-def further_request(folder: Path, n_steps: int) -> messages.JobRequest:
-    """A job that goes on from this one's last checkpoint to `n_steps` steps in all. Raises: ValueError."""
+def further_request(folder: Path, n_steps: int, n_done: int = 0) -> messages.JobRequest:
+    """A job that goes on from this one's last checkpoint to `n_steps` steps in all. Raises: ValueError.
+
+    A stage goes on from the mesh and the colors that it made, with what is left of the steps after the `n_done` done ones.
+    """
     request = again_request(folder)
-    overrides = {key: value for key, value in request.overrides.items() if key.replace("-", "_") != "training.n_steps"}
-    return replace(request, overrides={**overrides, "training.n_steps": str(n_steps)}, start_from=str(folder))
+    left_out = {"training.n_steps", "surface.colors"}
+    overrides = {key: value for key, value in request.overrides.items() if key.replace("-", "_") not in left_out}
+    if request.stage == "generate":
+        overrides["training.n_steps"] = str(n_steps)
+    else:
+        overrides |= {"training.n_steps": str(max(1, n_steps - n_done)), "surface.colors": "source"}
+    return replace(request, overrides=overrides, start_from=str(folder), start_mesh="")
 
 
 def delete_job(folder: Path, jobs_folder: Path) -> bool:

@@ -17,9 +17,9 @@ class ImportPlan(NamedTuple):
     """How and where a result becomes an object. No bpy data in here: ids die on undo and load, names do not."""
 
     location: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Where the object's bottom centre stands, in the scene's own units."""
+    """Where the object's bottom center stands, in the scene's own units."""
     height_m: float = 1.0
-    """Height in metres. > 0. A replaced object keeps its height."""
+    """Height in meters. > 0. A replaced object keeps its height."""
     scene_name: str = ""
     """The scene it goes into; empty, or a scene that is gone: the current one."""
     file_count: int = 0
@@ -28,6 +28,10 @@ class ImportPlan(NamedTuple):
     """Name of the collection; made where it is missing."""
     replace_object: str = ""
     """Name of a generated object whose mesh is exchanged; empty: a new object."""
+    into_object: str = ""
+    """Name of a mesh object, no matter who made it, that a stage's result goes into; its transform, modifiers and collections stay."""
+    only_texture: bool = False
+    """The mesh stays as well: the result is a new material for it, if its UV map could hold the texture."""
     shading: str = "SMOOTH"
     """SMOOTH, FLAT, or AUTO: smooth with edges sharper than `sharp_angle_deg` kept sharp."""
     sharp_angle_deg: float = 40.0
@@ -42,7 +46,7 @@ class ImportPlan(NamedTuple):
     """Shares of the faces, 0..1, of the coarser copies _LOD1, _LOD2, ..."""
     mark_asset: bool = False
     catalog: str = ""
-    """Path of the asset catalogue, such as "Props/Kitchen"; empty: none."""
+    """Path of the asset catalog, such as "Props/Kitchen"; empty: none."""
     tags: tuple[str, ...] = ()
     author: str = ""
     licence: str = ""

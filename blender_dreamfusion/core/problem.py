@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 CONTINUE_FIX = "Continue it in the history: it goes on from its last checkpoint."
-OUT_OF_MEMORY_FIX = "Close other programs and continue the job in the history, or generate again with a smaller preset."
+OUT_OF_MEMORY_FIX = "Close other programs and continue the job in the history, or generate again with a lower quality."
 OTHER_PYTHON_FIX = "Set the engine up again, or choose another Python, in the add-on's preferences."
 # How libraries say that memory is full when they take the whole process with them.
 _MEMORY_WORDS = re.compile(

@@ -57,7 +57,10 @@ def job_request(
     seed: int = 0,
     overrides: Mapping[str, str] | None = None,
     reference_image: str = "",
+    further_views: tuple[messages.FurtherView, ...] = (),
     start_from: str = "",
+    start_mesh: str = "",
+    stage: str = "generate",
 ) -> messages.JobRequest:
     """The request as typed in Blender: `preset` in any case, texts with line ends and spaces anyhow.
 
@@ -73,5 +76,8 @@ def job_request(
         seed=seed,
         overrides=dict(overrides or {}),
         reference_image=reference_image,
+        further_views=further_views,
         start_from=start_from,
+        start_mesh=start_mesh,
+        stage=stage,
     )

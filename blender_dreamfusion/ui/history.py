@@ -24,6 +24,7 @@ from .ids import TAB
 MAX_ROWS = 300
 LOOK_S = 0.2
 THUMBNAIL_SCALE = 5.0
+STAGE_WORDS = {"texture": "New texture", "refine": "Refined"}
 STATE_ICONS = {
     HistoryState.DONE: "CHECKMARK",
     HistoryState.CANCELLED: "PAUSE",
@@ -239,6 +240,8 @@ def _facts(entry: HistoryEntry) -> list[str]:
     at = f" at step {entry.step} of {entry.n_steps}" if entry.is_resumable and entry.step else ""
     state = "Running" if is_at_work(entry.folder) else entry.state.value
     what = [entry.preset.capitalize(), f"seed {entry.seed}"] if entry.preset else []
+    if entry.stage in STAGE_WORDS:
+        what.insert(0, STAGE_WORDS[entry.stage])
     if entry.n_triangles:
         what.append(f"{entry.n_triangles:,} triangles")
     return [line for line in (f"{state}{took}{at}", ", ".join(what), entry.date) if line]

@@ -94,7 +94,7 @@ class DREAMFUSION_OT_history_continue(_Starting, bpy.types.Operator):
     def start(self, context: bpy.types.Context, entry: HistoryEntry) -> QueueEntry:
         if entry.state is HistoryState.DONE:
             raise ValueError("This job is done. Use More Steps to go on from it.")
-        return QueueEntry(history.saved_request(Path(entry.folder)), entry.folder, runtime.current_plan(context), resume=True)
+        return QueueEntry(history.saved_request(Path(entry.folder)), entry.folder, runtime.plan_again(context, entry.folder), resume=True)
 
 
 class DREAMFUSION_OT_history_more(_Starting, bpy.types.Operator):
@@ -125,7 +125,7 @@ class DREAMFUSION_OT_history_more(_Starting, bpy.types.Operator):
         n_steps = self.n_steps or _further(entry)
         if n_steps <= entry.step:
             raise ValueError(f"{entry.step} steps are done already. Ask for more than that.")
-        request = history.further_request(Path(entry.folder), n_steps)
+        request = history.further_request(Path(entry.folder), n_steps, entry.step)
         return QueueEntry(request, str(new_folder(context, request.prompt)), runtime.current_plan(context))
 
 
@@ -145,11 +145,14 @@ class DREAMFUSION_OT_history_load(_OnJob, bpy.types.Operator):
         if entry is None:
             return {"CANCELLED"}
         try:
-            left_out = loading.load_request(context.scene.dreamfusion, history.again_request(Path(entry.folder)))
+            request = history.again_request(Path(entry.folder))
+            left_out = loading.load_request(context.scene.dreamfusion, request)
         except ValueError as error:
             return refuse(self, str(error))
         if left_out:
             self.report({"WARNING"}, f"Not known here, left out: {', '.join(left_out)}")
+        if request.start_mesh or request.stage != "generate":
+            self.report({"INFO"}, "This job started from a mesh: select one, and start with a button of Selected Object")
         return {"FINISHED"}
 
 

@@ -9,6 +9,7 @@ from ..core.protocol import messages
 from .option_panels import set_option
 
 GUIDANCE_SCALE = "guidance.guidance_scale"
+START_COLORS = "surface.colors"
 
 
 def load_request(settings: bpy.types.PropertyGroup, request: messages.JobRequest) -> list[str]:
@@ -26,10 +27,15 @@ def load_request(settings: bpy.types.PropertyGroup, request: messages.JobRequest
     settings.preset, settings.seed = request.preset.upper(), request.seed
     settings.new_seed_each_time, settings.n_variations = False, 1
     settings.reference_image, settings.reference_path = None, request.reference_image
+    settings.further_views.clear()
+    for view in request.further_views:
+        item = settings.further_views.add()
+        item.path, item.azimuth_deg, item.elevation_deg, item.weight = view.image, view.azimuth_deg, view.elevation_deg, view.weight
     scale = overrides.get(GUIDANCE_SCALE, "0")
     settings.guidance_scale = _number(scale)
     if "," not in scale:  # a schedule stays an option: the panel's one number cannot hold it
         overrides.pop(GUIDANCE_SCALE, None)
+    overrides.pop(START_COLORS, None)  # says something about the mesh of that job only
     settings.options.clear()
     known = engine_options()
     for key, value in overrides.items():

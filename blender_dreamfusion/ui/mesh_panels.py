@@ -40,20 +40,23 @@ class DREAMFUSION_PT_mesh(SubPanel, bpy.types.Panel):
 
 
 class DREAMFUSION_PT_object(SubPanel, bpy.types.Panel):
-    bl_label = "Selected Object"
-    bl_parent_id = "DREAMFUSION_PT_mesh"
-    bl_order = 51
+    """What can be done with a mesh that is in the scene, generated or not."""
 
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        active = context.active_object
-        return active is not None and active.type == "MESH"
+    bl_label = "Selected Object"
+    bl_order = 55
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, importing, active = self.layout, context.scene.dreamfusion.importing, context.active_object
+        if active is None or active.type != "MESH":
+            layout.label(text="Select a mesh object first")
+            return
         layout.use_property_split = True
         layout.use_property_decorate = False
         draw_text(layout, f"{active.name}: {triangle_count(active.data):,} triangles")
+        column = layout.column(align=True)
+        column.operator("dreamfusion.new_texture", icon="TEXTURE")
+        column.operator("dreamfusion.refine_shape", icon="MOD_REMESH")
+        column.operator("dreamfusion.start_from_mesh", icon="MESH_DATA")
         layout.operator("dreamfusion.make_lods")
         column = layout.column(align=True)
         column.prop(importing, "decimate_faces")

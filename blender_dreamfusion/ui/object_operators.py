@@ -46,7 +46,7 @@ class _Importing:
         folder = bpy.path.abspath(self.folder) if self.folder else runtime.state().result_folder
         if not folder:
             return _refuse(self, "There is no finished job yet. Generate an object first, or name a result folder.")
-        if not _leave_mode(context):
+        if not leave_mode(context):
             return _refuse(self, "Blender is in a mode that cannot be left. Go to Object Mode, then import again.")
         scene = bpy.data.scenes.get(plan.scene_name) or context.scene
         view_layer = context.view_layer if scene == context.scene else scene.view_layers[0]
@@ -119,7 +119,7 @@ class DREAMFUSION_OT_import_result(_Importing, bpy.types.Operator):
         return values
 
 
-def _leave_mode(context: bpy.types.Context) -> bool:
+def leave_mode(context: bpy.types.Context) -> bool:
     """Go to Object Mode; whether that worked."""
     if context.mode == "OBJECT" or context.active_object is None:
         return True
@@ -143,7 +143,7 @@ class _OnActiveMesh:
         return True
 
     def execute(self: Any, context: bpy.types.Context) -> set[str]:
-        if not _leave_mode(context):
+        if not leave_mode(context):
             return _refuse(self, "Blender is in a mode that cannot be left. Go to Object Mode, then try again.")
         try:
             return self.change(context, context.active_object)

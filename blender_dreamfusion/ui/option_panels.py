@@ -92,7 +92,8 @@ def _property(option: EngineOption) -> Any:
         bounds = {name: int(bound) for name, bound in bounds.items()}
         return bpy.props.IntProperty(**about, **bounds, get=get(lambda text: int(_as_number(text))), set=put(str))
     if option.kind == "float":
-        return bpy.props.FloatProperty(**about, **bounds, precision=3, get=get(_as_number), set=put(number_text))
+        digits = 1 if option.key.endswith("_deg") else 3
+        return bpy.props.FloatProperty(**about, **bounds, precision=digits, get=get(_as_number), set=put(number_text))
     if option.kind == "word":
         items = [(word, word.replace("-", " ").replace("_", " ").title(), "") for word in option.words]
         return bpy.props.EnumProperty(

@@ -6,6 +6,7 @@ from .camera_preview import DREAMFUSION_PG_camera
 from .import_settings import DREAMFUSION_PG_asset, DREAMFUSION_PG_importing
 from .models import DREAMFUSION_PG_model
 from .option_panels import DREAMFUSION_PG_engine, DREAMFUSION_PG_option
+from .reference_views import DREAMFUSION_PG_view
 
 PRESETS = (
     ("DRAFT", "Draft", "A first object in about two minutes without a graphics card"),
@@ -53,6 +54,10 @@ class DREAMFUSION_PG_scene(bpy.types.PropertyGroup):
     reference_path: bpy.props.StringProperty(  # type: ignore[valid-type]
         name="File", description="A picture file (PNG, JPEG or WebP) of the object; an image chosen above goes first", subtype="FILE_PATH"
     )
+    further_views: bpy.props.CollectionProperty(  # type: ignore[valid-type]
+        name="From Other Sides", description="More pictures of the same object", type=DREAMFUSION_PG_view
+    )
+    further_index: bpy.props.IntProperty(name="Picture", description="The picture that is chosen in the list")  # type: ignore[valid-type]
     options: bpy.props.CollectionProperty(  # type: ignore[valid-type]
         name="Engine Options", description="Engine options that differ from the preset", type=DREAMFUSION_PG_option
     )

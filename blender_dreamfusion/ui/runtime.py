@@ -64,6 +64,7 @@ class _Runtime:
         self.has_waited = False
         self.held: Problem | None = None
         self.failures: dict[str, Problem] = {}
+        self.plans: dict[str, ImportPlan] = {}
 
 
 _runtime = _Runtime()
@@ -186,6 +187,7 @@ def data_folder() -> Path:
 
 def _start_entry(entry: QueueEntry, *, has_waited: bool) -> None:
     _runtime.has_waited = has_waited
+    _runtime.plans[entry.folder] = entry.plan
     _runtime.queue.started(entry)
     python = preferences.engine_python(bpy.context)
     if python is None:
@@ -225,6 +227,12 @@ def _follow() -> None:
 def current_plan(context: bpy.types.Context) -> ImportPlan:
     """What happens with the result of a job that starts now, as the scene's panels say."""
     return scene_plan(context, _runtime.file_count)
+
+
+def plan_again(context: bpy.types.Context, folder: str) -> ImportPlan:
+    """What a job that goes on is for: what it was for when it began in this file (place, source mesh), else as the panel says."""
+    before = _runtime.plans.get(folder)
+    return before if before is not None and before.file_count == _runtime.file_count else current_plan(context)
 
 
 def plan() -> ImportPlan | None:
@@ -316,7 +324,7 @@ def shutdown() -> None:
         _runtime.queue.store.close()
     _runtime.session, _runtime.python, _runtime.plan, _runtime.problem = None, "", None, None
     _runtime.imported = ()
-    _runtime.queue, _runtime.held, _runtime.failures = Queue(), None, {}
+    _runtime.queue, _runtime.held, _runtime.failures, _runtime.plans = Queue(), None, {}, {}
 
 
 def release_engine() -> None:

@@ -30,7 +30,7 @@ class Denoiser(ABC):
     """
 
     views_per_sample = 1
-    """How many neighbouring views of a batch it sees as one picture: they share a noise level, and a batch is a multiple of it."""
+    """How many neighboring views of a batch it sees as one picture: they share a noise level, and a batch is a multiple of it."""
     prediction_type: str = "epsilon"
     """What its network was trained to predict; guidance sees only what `predict` makes of it, training of adapters needs it."""
 

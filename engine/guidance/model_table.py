@@ -187,7 +187,7 @@ def model_folder(model: Stored) -> Path:
         if has_parts(folder, model.parts):
             return folder
     raise UserError(
-        f"Model {model.id} ({model.title}, {model.download_mb / 1000:.1f} GB, licence {model.licence}) is not on this machine.",
+        f"Model {model.id} ({model.title}, {model.download_mb / 1000:.1f} GB, license {model.licence}) is not on this machine.",
         f"Run: python -m engine models download {model.id}, or give a folder with --model PATH.",
         "model",
     )

@@ -195,7 +195,9 @@ def _part(mesh: Any) -> _Part:
     material = visual.material
     image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
     picture = np.asarray(image.convert("RGB"), np.float32) / 255 if image is not None else None
-    colors = None if picture is not None else np.asarray(visual.to_color().vertex_colors)[:, :3] / 255
+    colors = None
+    if picture is None:  # of a material without a picture there is one color for all
+        colors = np.broadcast_to(np.atleast_2d(visual.to_color().vertex_colors)[:, :3] / 255, (len(vertices), 3))
     return _Part(vertices, faces, np.asarray(uvs, np.float32), None if colors is None else colors.astype(np.float32), picture)
 
 

@@ -169,7 +169,7 @@ def _refusal(model: Stored, refusals: list[tuple[str, SourceError]], hub: Hub) -
         if error.is_gated:
             return UserError(
                 f"Model {model.id} is gated: {repo} {error}.",
-                f"Open {hub.endpoint}/{repo}, log in and accept the licence; then make a token in your account's settings and put it "
+                f"Open {hub.endpoint}/{repo}, log in and accept the license; then make a token in your account's settings and put it "
                 "into the environment variable HF_TOKEN, or run: hf auth login. It is read from there and kept nowhere by this program.",
                 "gated",
             )

@@ -121,7 +121,7 @@ class Hub:
         if isinstance(error, OfflineModeIsEnabled):
             return UserError("HF_HUB_OFFLINE is set, so nothing may be fetched.", "Unset it, then download again.", "offline")
         if isinstance(error, GatedRepoError):
-            return SourceError("is given only to those who accepted its licence", is_gated=True)
+            return SourceError("is given only to those who accepted its license", is_gated=True)
         if isinstance(error, (RepositoryNotFoundError, DisabledRepoError)):
             return SourceError("is no longer on the hub, or was made private")
         if isinstance(error, RevisionNotFoundError):

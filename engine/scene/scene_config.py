@@ -66,9 +66,9 @@ class LightConfig:
     textureless_ratio: Scheduled = 0.15
     """Part of the steps that show shape alone, white under light. 0..1, may be scheduled."""
     lambertian_ratio: Scheduled = 0.35
-    """Part of the steps that show colour under light; the rest shows bare colour. 0..1, may be scheduled."""
+    """Part of the steps that show color under light; the rest shows bare color. 0..1, may be scheduled."""
     normal_ratio: Scheduled = 0.0
-    """Part of the steps that show the direction of the surface as colour, for a shape before its colours. 0..1, may be scheduled."""
+    """Part of the steps that show the direction of the surface as color, for a shape before its colors. 0..1, may be scheduled."""
     ambient_ratio: tuple[float, float] = (0.35, 0.7)
     """Least and most ambient light of a lit step: 0 is light only, 1 is none. 0..1."""
     spread: float = 0.5

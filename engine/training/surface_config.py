@@ -20,9 +20,9 @@ class SurfaceConfig:
     shape_rate: float = 0.1
     """How fast the shape learns, as a share of optimizer.learning-rate; refine only. 0..10."""
     lambda_normal: Scheduled = 200.0
-    """For smooth surfaces: mean of 1 - cos over the angles between neighbouring triangles; refine only. 0..1e6, may be scheduled."""
+    """For smooth surfaces: mean of 1 - cos over the angles between neighboring triangles; refine only. 0..1e6, may be scheduled."""
     lambda_laplacian: Scheduled = 200.0
-    """For even triangles: mean distance of a vertex from the middle of its neighbours, in cells; refine only. 0..1e6, may be scheduled."""
+    """For even triangles: mean distance of a vertex from the middle of its neighbors, in cells; refine only. 0..1e6, may be scheduled."""
 
     def __post_init__(self) -> None:
         check_scheduled("surface.resolution", self.resolution, 8, 160)

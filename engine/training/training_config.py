@@ -23,11 +23,11 @@ class RenderConfig:
     occupancy_every: int = 8
     """Steps between two looks at which space is empty. 1..1000."""
     background: Literal["random", "learned", "mixed", "solid"] = "random"
-    """What stands behind the object: one random colour per view, a learned surrounding, half of the views each, or always the same."""
+    """What stands behind the object: one random color per view, a learned surrounding, half of the views each, or always the same."""
     background_color: str = "#ffffff"
-    """The colour that is always the same, as #rrggbb in hexadecimal."""
+    """The color that is always the same, as #rrggbb in hexadecimal."""
     gray_background: bool = False
-    """Draw gray backgrounds only, so that no colour can hide in them."""
+    """Draw gray backgrounds only, so that no color can hide in them."""
 
     @property
     def solid_rgb(self) -> tuple[float, float, float]:
@@ -87,7 +87,7 @@ class LossConfig:
     lambda_orientation: Scheduled = 0.0
     """Against surfaces that face away from the camera that sees them; only on lit steps. 0..1e4, may be scheduled."""
     lambda_tv: Scheduled = 0.0
-    """For smooth pictures of the opacity: mean squared difference of neighbouring pixels. 0..1e4, may be scheduled."""
+    """For smooth pictures of the opacity: mean squared difference of neighboring pixels. 0..1e4, may be scheduled."""
     lambda_smooth: Scheduled = 200.0
     """Against fur and crumbs: mean difference of opacity and color between near places in space. 0..1e4, may be scheduled."""
     smooth_radius: float = 0.03

@@ -7,6 +7,7 @@ import importlib.util
 import math
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -110,3 +111,29 @@ def picture(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def asked(addon, monkeypatch, tmp_path):
+    """Operators as far as the queue: what would have been run."""
+    monkeypatch.setenv("DREAMFUSION_ENGINE_PYTHON", "/usr/bin/python3")
+    addon("ui.preferences").forget_cache()
+    entries = []
+    monkeypatch.setattr(addon("ui.runtime"), "enqueue", entries.append)
+    monkeypatch.setattr(addon("ui.preferences"), "jobs_folder", lambda _context: tmp_path / "jobs")
+
+    def ask(name, **arguments):
+        entries.clear()
+        getattr(bpy.ops.dreamfusion, name)(**arguments)
+        return entries[0]
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory, engine_python) -> Path:
+    """A Stable Diffusion layout with random weights, written by a process that may import torch."""
+    folder = tmp_path_factory.mktemp("tiny_sd")
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import tiny_sd; tiny_sd.build_tiny_sd(Path(sys.argv[2]))"
+    subprocess.run([engine_python, "-c", code, str(ROOT / "tests"), str(folder)], check=True, capture_output=True)
+    return folder

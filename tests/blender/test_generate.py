@@ -3,7 +3,6 @@
 import json
 import os
 import stat
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -33,15 +32,6 @@ def use_fake(tmp_path, monkeypatch):
         monkeypatch.setenv("DREAMFUSION_ENGINE_PYTHON", str(program))
 
     return use
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory, engine_python) -> Path:
-    """A Stable Diffusion layout with random weights, written by a process that may import torch."""
-    folder = tmp_path_factory.mktemp("tiny_sd")
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import tiny_sd; tiny_sd.build_tiny_sd(Path(sys.argv[2]))"
-    subprocess.run([engine_python, "-c", code, str(ROOT / "tests"), str(folder)], check=True, capture_output=True)
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -337,7 +337,7 @@ def test_what_cannot_be_a_reference_is_refused_with_the_way_out(settings, reques
         requests(prompt="a chair")
     settings.reference_image = bpy.data.images.new("Result", 8, 8)
     settings.reference_image.source = "MOVIE"
-    with pytest.raises(RuntimeError, match="cannot be a reference"):
+    with pytest.raises(RuntimeError, match="cannot be used: it is no still picture"):
         requests(prompt="a chair")
 
 

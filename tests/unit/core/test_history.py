@@ -207,6 +207,16 @@ def test_again_is_the_same_request_and_further_goes_on_from_the_folder(tmp_path)
         history.again_request(folder)
 
 
+def test_more_steps_of_a_stage_go_on_from_what_it_made_and_its_time_tells_nothing_of_whole_jobs(tmp_path):
+    overrides = {"training.n_steps": "50", "surface.colors": "gray"}
+    folder = make_job(tmp_path / "one", overrides=overrides, stage="texture", start_mesh="/meshes/chair.glb")
+    further = history.further_request(folder, 90, n_done=50)
+    assert (further.stage, further.start_from, further.start_mesh) == ("texture", str(folder), "")
+    assert further.overrides == {"training.n_steps": "40", "surface.colors": "source"}
+    entry = read_entry(folder)
+    assert entry.stage == "texture" and entry.is_short
+
+
 def test_again_takes_the_picture_that_the_job_kept(tmp_path):
     folder = make_job(tmp_path / "one")
     body = json.loads((folder / "job.json").read_text())

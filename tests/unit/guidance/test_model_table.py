@@ -112,7 +112,7 @@ def test_a_model_that_was_never_fetched_says_how(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     assert not is_installed(find_model("sd15"))
-    with pytest.raises(UserError, match=r"2\.1 GB, licence CreativeML.*not on this machine\. Run: python -m engine models download sd15"):
+    with pytest.raises(UserError, match=r"2\.1 GB, license CreativeML.*not on this machine\. Run: python -m engine models download sd15"):
         model_folder(find_model("sd15"))
     folder = fake_parts(tmp_path / "sd15")
     assert model_folder(find_model("sd15")) == folder

@@ -12,6 +12,7 @@ from engine.cli import main
 from engine.jobs import run_job
 from engine.meshing.source_mesh import SourceMesh, read_mesh
 from engine.protocol import JobRequest, Progress
+from engine.stage_meshes import holds_texture
 from engine.stages import stage_request
 from engine.training.control import Control
 from tests.tiny_control_net import build_control_net
@@ -254,3 +255,18 @@ def test_every_command_of_the_guide_runs(job, stage, model, tmp_path):
         done = stage(*words, "--model", model, folder=tmp_path / str(number), last=small)
         assert done.code == 0, (command, done.err)
         assert json.loads((done.folder / "result/result.json").read_text())["stats"]["open_edges"] == 0
+
+
+def cross_of_a_cube():
+    """Corner UVs [12, 3, 2] of the six squares of a cube, unfolded on a grid of eighths as Blender's own cube is; diagonals at 45°."""
+    squares = [(0.375, 0.0), (0.375, 0.25), (0.375, 0.5), (0.375, 0.75), (0.125, 0.5), (0.625, 0.5)]
+    triangle = np.array([[[0, 0], [0.25, 0], [0.25, 0.25]], [[0, 0], [0.25, 0.25], [0, 0.25]]])
+    return np.concatenate([triangle + np.array(square) for square in squares]).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [64, 256, 512])
+def test_a_uv_map_on_the_grid_holds_a_texture_and_one_that_is_used_twice_does_not(size):
+    uvs = cross_of_a_cube()
+    assert holds_texture(uvs, size)
+    assert not holds_texture(np.concatenate([uvs, uvs[:2]]), size), "one square in twelve is used twice"
+    assert not holds_texture(uvs + np.float32(0.5), size), "outside the picture"

@@ -147,7 +147,7 @@ def test_a_gated_model_says_how_to_get_access_and_takes_the_token(
     for repo in hub.repos.values():
         repo.token = "hf_secret"
     text = refused(model, root, hub, "gated")
-    assert f"{hub.url}/{FIRST}, log in and accept the licence" in text and "HF_TOKEN" in text and "hf auth login" in text
+    assert f"{hub.url}/{FIRST}, log in and accept the license" in text and "HF_TOKEN" in text and "hf auth login" in text
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     fetch(model, root, hub)
     assert not any(b"hf_secret" in path.read_bytes() for path in root.rglob("*") if path.is_file()), "kept nowhere"
