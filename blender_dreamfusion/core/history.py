@@ -25,8 +25,8 @@ from .protocol import messages
 
 # What an engine writes into a job folder; a delete takes these and leaves everything else.
 JOB_FILES = (
-    *("job.json", "events.jsonl", "reference.png", "source.npz", "error.log", "engine.log"),
-    *("checkpoints", "previews", "result", "result.partial", "renders", "exports", "job.lock"),
+    *("job.json", "events.jsonl", "reference.png", "source.npz", "source.partial", "error.log", "engine.log"),
+    *("checkpoints", "previews", "result", "result.partial", "renders", "exports", "tensorboard", "job.lock"),
 )
 # Far above what an engine writes; more is no file of ours and is not read into memory.
 MAX_FILE_BYTES = 8 << 20
