@@ -1,6 +1,6 @@
 """From one picture to an object: props that no training saw, a picture of each from the front, scored against the very shape it shows.
 
-    python -m benchmarks.pictures [--props 8] [--preset toybox-picture] [--out scratch/pictures] [engine options]
+    python -m benchmarks.pictures [--props 8] [--preset draft] [--out scratch/pictures] [engine options]
 
 The picture is all that the engine gets, no words. Results are kept in --out; runs that are already there are scored again.
 """
@@ -29,17 +29,20 @@ AZIMUTH_DEG, ELEVATION_DEG = 25.0, 15.0
 PICTURE_PX = 192
 SIZE_PX = 64
 FIRST_SHAPE = 30_000_000
+# It never saw clay.
+UNLIKE_TOYBOX = ["--light.textureless-ratio", "0"]
 LOOKS = [(noun, look) for _, noun, look in PROMPTS if look in COLORS]
 
 
 def draw_picture(noun: str, color: str, shape: int, path: Path) -> None:
-    """A lit picture of one shape over white."""
+    """A lit picture of one shape, with transparency: the hole of a handle is no part of it."""
     camera = orbit_cameras(*(torch.tensor([value]) for value in (AZIMUTH_DEG, ELEVATION_DEG, 2.95, FOV_Y_DEG)))
     buffers = unpack(pack(render_buffers(place(KINDS[noun].build(Variation(shape))), camera, PICTURE_PX, PICTURE_PX)))
     light, ambient = draw_light(torch.nn.functional.normalize(camera.positions, dim=-1), torch.Generator().manual_seed(shape))
     plain, lit = torch.tensor([PATTERNS.index("plain")]), torch.tensor([0])
     image = paint(buffers, Looks(torch.tensor([COLORS[color]]), plain, lit, light, ambient, torch.ones(1, 2, 3)))
-    Image.fromarray((image[0].clamp(0, 1) * 255).round().byte().numpy()).save(path)
+    pixels = torch.cat([image[0], buffers["opacity"][0, ..., None]], dim=-1)
+    Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().numpy(), "RGBA").save(path)
 
 
 def run_one(noun: str, color: str, shape: int, args: argparse.Namespace, extra: list[str]) -> Score | None:
@@ -48,8 +51,9 @@ def run_one(noun: str, color: str, shape: int, args: argparse.Namespace, extra: 
     picture = args.out / f"{noun}.png"
     if not (out / "result" / "result.json").exists():
         draw_picture(noun, color, shape, picture)
-        place_of_picture = ["--reference.azimuth-deg", str(AZIMUTH_DEG), "--reference.elevation-deg", str(ELEVATION_DEG)]
-        generate(["--model", str(args.model), "--preset", args.preset, "--image", str(picture), *place_of_picture, *extra], out)
+        taken_from = ["--reference.azimuth-deg", str(AZIMUTH_DEG), "--reference.elevation-deg", str(ELEVATION_DEG)]
+        given = ["--model", str(args.model), "--preset", args.preset, "--image", str(picture)]
+        generate([*given, *taken_from, *UNLIKE_TOYBOX, *extra], out)
     if not (out / "result" / "result.json").exists():
         return None
     exact = render_buffers(place(KINDS[noun].build(Variation(shape))), views(), SIZE_PX, SIZE_PX, supersample=1)
@@ -60,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="From one picture to an object.")
     parser.add_argument("--props", type=int, default=8)
     parser.add_argument("--model", default="toybox-picture")
-    parser.add_argument("--preset", default="toybox-picture")
+    parser.add_argument("--preset", default="draft")
     parser.add_argument("--out", type=Path, default=ROOT / "scratch" / "pictures")
     args, extra = parser.parse_known_args()
     args.out.mkdir(parents=True, exist_ok=True)
