@@ -11,9 +11,12 @@ mean something on a busy machine too; with more, the wall's. Hash grids: feature
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in engine/__main__.py; spinning threads of torch would hold the second core
+
 import argparse
 import math
-import os
 import platform
 import shutil
 import statistics
