@@ -48,7 +48,8 @@ def field_picture(trained: TrainedField, cameras: Cameras, size: int, kind: str)
         seen = trained.picture(cameras, size, size)
         distance = seen.depth / seen.opacity.clamp(min=1e-3)
         nearest = cameras.positions.norm(dim=-1).to(distance)[:, None, None] - 1.0
-        image = ((1.0 - (distance - nearest) / 2.0).clamp(0, 1) * seen.opacity)[..., None].expand(-1, -1, -1, 3)
+        visible = torch.where(seen.opacity < 1e-3, 0.0, seen.opacity)
+        image = ((1.0 - (distance - nearest) / 2.0).clamp(0, 1) * visible)[..., None].expand(-1, -1, -1, 3)
     else:
         raise ValueError(f"kind is {kind!r}, but must be one of {', '.join(PICTURE_KINDS)}")
     return image.clamp(0, 1).cpu().numpy()

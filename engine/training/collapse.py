@@ -42,6 +42,11 @@ class CollapseWatch:
             self._opacities.append(box_opacity)
             self._densities.append(largest_density)
 
+    @property
+    def is_exploding(self) -> bool:
+        """Whether the last step's density already was too large: then values that are not finite come from that. Waits for the GPU."""
+        return bool(self._densities) and self._densities[-1].item() > EXPLODED_ABOVE
+
     def verdict(self) -> str:
         """ "empty", "full", "exploded", or "" for a healthy field. Waits for the GPU."""
         if len(self._opacities) < WINDOW:

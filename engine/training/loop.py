@@ -58,7 +58,7 @@ def train(trainer: RunState, control: Control, hooks: Hooks, *, seed: int = 0) -
         except DivergedError as error:
             if trainer.restarts >= cfg.restarts:
                 raise
-            fault = error.text
+            fault = f"The object came out exploded (step {trainer.step})." if watch.is_exploding else error.text
         if fault:
             hooks.warn(f"{fault} Starting again with gentler settings.")
             trainer.restart(fault)

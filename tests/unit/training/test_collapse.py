@@ -113,8 +113,7 @@ def test_an_exploding_density_is_seen_within_50_steps():
     text, reports, _ = run(WantsEverything(), **explosive)
     first = onset(reports, lambda report: report.largest_density > EXPLODED_ABOVE)
     assert len(reports) - first <= 50
-    # Whichever shows first: what it looks like, or that no gradient can be taken from it any more.
-    assert text.startswith(("The object came out exploded", "The object came out full")) or "the gradient is not finite" in text
+    assert text.startswith(("The object came out exploded", "The object came out full"))
 
 
 def test_a_gradient_that_is_no_number_is_seen_at_once():
