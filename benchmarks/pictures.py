@@ -1,6 +1,6 @@
 """From one picture to an object: props that no training saw, a picture of each from the front, scored against the very shape it shows.
 
-    python -m benchmarks.pictures [--props 8] [--preset draft] [--out scratch/pictures] [engine options]
+    python -m benchmarks.pictures --model FOLDER [--props 8] [--preset draft] [--out scratch/pictures] [engine options]
 
 The picture is all that the engine gets, no words. Results are kept in --out; runs that are already there are scored again.
 """
@@ -63,7 +63,7 @@ def run_one(noun: str, color: str, shape: int, args: argparse.Namespace, extra: 
 def main() -> None:
     parser = argparse.ArgumentParser(description="From one picture to an object.")
     parser.add_argument("--props", type=int, default=8)
-    parser.add_argument("--model", default="toybox-picture")
+    parser.add_argument("--model", type=Path, required=True, help="folder that engine.toybox.zero123_training wrote")
     parser.add_argument("--preset", default="draft")
     parser.add_argument("--out", type=Path, default=ROOT / "scratch" / "pictures")
     args, extra = parser.parse_known_args()
