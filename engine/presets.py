@@ -34,6 +34,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "render.n_samples": "96",
         "guidance.method": "sds",
         "guidance.guidance_scale": "5",
+        "guidance.view_contrast": "0",
         "guidance.t_low": "0.02",
         "guidance.t_high": "0.98",
         "camera.progressive": "0,0.2,0.4,1",
@@ -58,6 +59,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "guidance.method": "image-target",
         "guidance.space": "latent",
         "guidance.guidance_scale": "50",
+        "guidance.view_contrast": "0",
         "guidance.rescale": "0.5",
         "guidance.t_low": "0,0.98,0.8,0.02",
         "guidance.t_high": "0,0.98,0.8,0.5",
@@ -68,6 +70,7 @@ PRESETS: dict[str, dict[str, str]] = {
     "stable-dreamfusion": {
         "guidance.method": "sds",
         "guidance.guidance_scale": "100",
+        "guidance.view_contrast": "0",
         "guidance.timestep_weight": "sigma",
         "guidance.t_low": "0.02",
         "guidance.t_high": "0.98",
@@ -123,6 +126,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "guidance.t_low": "0.02",
         "guidance.t_high": "0.98",
         "guidance.view_prompts": "named",
+        "guidance.view_contrast": "0",
         "camera.elevation_deg": "-10,90",
         "camera.radius": "1.5,2",
         "camera.fov_y_deg": "40,70",
@@ -172,6 +176,7 @@ _STAGE = {
     "training.max_level": "1",
     "training.batch_size": "4",
     "guidance.t_low": "0.02",
+    "guidance.view_contrast": "0",
     "field.finest_resolution": "96",
 }
 STAGES: dict[str, dict[str, str]] = {

@@ -30,6 +30,7 @@ _READ_FOR: dict[str, list[str]] = {
     "lora_rank": ["vsd"],
     "lora_rate": ["vsd"],
     "perp_neg": _DENOISING,
+    "view_contrast": _DENOISING,
     "annealing": _DENOISING,
 }
 # Words of timestep_weight that each kind of method knows.
@@ -92,6 +93,9 @@ class GuidanceConfig:
     perp_neg: Scheduled = 0.0
     """How strictly a view is kept away from the words of the front and side views, against faces on all sides (Perp-Neg); 0 is
     off, 1 usual, costs two more pictures a view. 0..10, may be scheduled."""
+    view_contrast: Scheduled = (0, 2, 0.4, 2, 0.6, 0)
+    """How far a view's words are pushed away from those of the opposite side, so that front and back, left and right are told
+    apart while the shape forms; 0 is off, costs nothing. 0..10, may be scheduled."""
     grad_clip: Scheduled = 0.0
     """Values of the gradient are kept within plus and minus this; 0 is off. 0..1000, may be scheduled."""
     rms_limit: Literal["off", "clip", "normalize"] = "off"
@@ -136,6 +140,7 @@ class GuidanceConfig:
         check_range("guidance.lora-rank", self.lora_rank, 1, 256)
         check_range("guidance.lora-rate", self.lora_rate, 1e-6, 1)
         check_scheduled("guidance.perp-neg", self.perp_neg, 0, 10)
+        check_scheduled("guidance.view-contrast", self.view_contrast, 0, 10)
         check_scheduled("guidance.grad-clip", self.grad_clip, 0, 1000)
         check_range("guidance.rms", self.rms, 1e-4, 1000)
         check_range("guidance.image-grad-clip", self.image_grad_clip, 0, 1000)
