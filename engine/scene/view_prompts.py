@@ -146,14 +146,17 @@ class ViewPrompts:
         nearest = torch.where(elevation_deg < -self.overhead_deg, VIEWS.index("bottom"), nearest)
         return torch.nn.functional.one_hot(nearest, len(VIEWS)).to(dtype=torch.float32)
 
-    def embeds(self, azimuth_deg: Tensor, elevation_deg: Tensor, shading: str = "", *, perp_neg: float = 0.0, contrast: float = 0.0) -> PromptEmbeds:
+    def embeds(
+        self, azimuth_deg: Tensor, elevation_deg: Tensor, shading: str = "", *, perp_neg: float = 0.0, contrast: float = 0.0
+    ) -> PromptEmbeds:
         """Embeddings for a batch of cameras that all show the object in one shading.
 
         Args:
             azimuth_deg, elevation_deg: [B] float32.
             shading: a shading's name; one without words of its own is asked for like plain light.
             perp_neg: multiplies `perp_neg_weights`; 0 asks for no views to keep away from.
-            contrast: how far an embedding is pushed away from that of the opposite side, see `opposed`.
+            contrast: c of w + c (w - w'), w the views' weights here and w' those on the opposite side: the embedding is
+                pushed away from the opposite side's. Nothing at the poles, where there is none.
         """
         views = self._views.get(shading, self._views[""])  # [V, T, D]
         weights = self.weights(azimuth_deg, elevation_deg)

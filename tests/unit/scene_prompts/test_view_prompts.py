@@ -177,3 +177,19 @@ def test_perp_neg_keeps_away_from_the_front_and_the_nearer_side() -> None:
     assert embedder.weights(got.against[:, 1]) == [{f"a red mug, clay, {side} view": 1.0} for side in sides]
     torch.testing.assert_close(got.against_weights, 1.5 * perp_neg_weights(azimuth, elevation))
     assert prompts.embeds(azimuth, elevation).against is None
+
+
+def test_contrast_pushes_an_embedding_away_from_the_opposite_sides() -> None:
+    prompts, embedder = make()
+    got = prompts.embeds(torch.tensor([90.0, 0.0, 30.0]), torch.tensor([0.0, 45.0, 90.0]), contrast=2.0).text
+    assert embedder.weights(got) == [
+        {"a red mug, left side view": 3.0, "a red mug, right side view": -2.0},
+        {"a red mug, front view": 1.5, "a red mug, back view": -1.0, "a red mug, overhead view": 0.5},
+        {"a red mug, overhead view": 1.0},
+    ]
+
+
+def test_contrast_says_nothing_where_all_views_share_their_words() -> None:
+    prompts = ViewPrompts("a red mug", "", Embedder(), view_words=dict.fromkeys(VIEWS, ""), shading_words={})
+    angles = torch.tensor([90.0, 200.0]), torch.tensor([10.0, 60.0])
+    torch.testing.assert_close(prompts.embeds(*angles, contrast=3.0).text, prompts.embeds(*angles).text)
