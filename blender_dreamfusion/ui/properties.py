@@ -91,6 +91,8 @@ class DREAMFUSION_PG_window(bpy.types.PropertyGroup):
     history_index: bpy.props.IntProperty(name="Job", description="The job that is chosen in the history", options={"SKIP_SAVE"})  # type: ignore[valid-type]
     queue_index: bpy.props.IntProperty(name="Waiting Job", description="The job that is chosen in the queue", options={"SKIP_SAVE"})  # type: ignore[valid-type]
     models: bpy.props.CollectionProperty(type=DREAMFUSION_PG_model, options={"SKIP_SAVE"})  # type: ignore[valid-type]
+    helpers: bpy.props.CollectionProperty(type=DREAMFUSION_PG_model, options={"SKIP_SAVE"})  # type: ignore[valid-type]
+    helper_index: bpy.props.IntProperty(name="Helper", description="The helper that is chosen in the list", options={"SKIP_SAVE"})  # type: ignore[valid-type]
     model_index: bpy.props.IntProperty(name="Model", description="The model that is chosen in the list", options={"SKIP_SAVE"})  # type: ignore[valid-type]
 
 
