@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.guidance.helpers import Helper, find_stored, helpers
+from engine.guidance.helpers import HELPER_KINDS, Helper, find_stored, helpers
 from engine.guidance.model_records import DOWNLOADING_NAME, Record, read_added, read_record, write_added, write_record
 from engine.guidance.model_table import ENGINE_FOLDER, Stored, added_model, model_folder, models
 from engine.model_store.first_seen import forget, read_first_seen
@@ -213,7 +213,7 @@ def check(name: str, root: Path, report: Report = silent) -> str:
     if record is not None:
         how += _check_first_seen(model, record, root)
     if isinstance(model, Helper):
-        check_weights(folder, model.parts)
+        check_weights(folder, model.parts, HELPER_KINDS[model.kind].published_code)
         check_files(folder, model.parts)
     else:
         check_folder(folder)
