@@ -30,7 +30,7 @@ class DREAMFUSION_UL_models(bpy.types.UIList):
         if row is None:
             layout.label(text=item.name)
             return
-        line = layout.split(factor=0.34)
+        line = layout.split(factor=0.36)
         line.label(text=row.title, icon=icon_of(row))
         line = line.split(factor=0.5)
         line.label(text=row.licence)
@@ -44,7 +44,7 @@ class DREAMFUSION_UL_helpers(bpy.types.UIList):
         if row is None:
             layout.label(text=item.name)
             return
-        line = layout.split(factor=0.5)
+        line = layout.split(factor=0.56)
         line.label(text=row.title, icon=icon_of(row))
         line = line.split(factor=0.7)
         line.label(text=row.licence)
@@ -145,7 +145,7 @@ def _draw_details(box: bpy.types.UILayout, row: ModelRow, *, tells_offline: bool
     draw_text(box, row.note, n_chars=WIDE_CHARS)
     if row.is_helper:
         draw_text(box, f"For {model_list.for_text(row, rows())}", n_chars=WIDE_CHARS)
-        facts = [f"License: {row.licence}", row.size_text, row.state_text]
+        facts = [f"Its name in options: {row.id}", f"License: {row.licence}", row.size_text, row.state_text]
     else:
         facts = [f"License: {row.licence}", f"{row.resolution_px} px", row.vram_text, row.size_text, row.state_text]
     draw_text(box, " · ".join(fact for fact in facts if fact), n_chars=WIDE_CHARS)

@@ -117,7 +117,12 @@ def test_helpers_have_a_list_of_their_own_with_what_they_are_for(addon, draw_pag
         ("DREAMFUSION_UL_helpers", "helpers", "helper_index"),
     ]
     text = layout.texts().replace("\n", " ")
-    assert "For Stable Diffusion 1.5, Stable Diffusion 1.4" in text and "723 MB" not in text and "0.7 GB" in text
+    assert (
+        "For Stable Diffusion 1.5, Stable Diffusion 1.4" in text
+        and "Its name in options: depth-sd15" in text
+        and "723 MB" not in text
+        and "0.7 GB" in text
+    )
     assert ("dreamfusion.model_download", "depth-sd15") in layout.operators() and (
         "dreamfusion.model_remove",
         "depth-sd15",
