@@ -22,6 +22,8 @@ from .ids import ADDON_PACKAGE, PACKAGE_ROOT
 
 # Tasks: the list is asked for in a second, the others take minutes; one of each at a time.
 LIST_TASK, WORK_TASK = "models list", "models"
+# The helper that draws the shape that a job starts from: its id, and what the engine takes in the place of a mesh file.
+DRAWING = "shap-e"
 OFFLINE = "Blender may not go online: Preferences > System > Network > Allow Online Access."
 
 
@@ -73,6 +75,12 @@ def model_items(_self: object = None, _context: bpy.types.Context | None = None)
 def missing_model(model: str) -> ModelRow | None:
     """The row of a model that has to be fetched before a job can use it; None if it is here, or not one of the list (a folder)."""
     row = find_row(model)
+    return row if row is not None and not row.installed else None
+
+
+def missing_helper(name: str) -> ModelRow | None:
+    """The row of a helper that has to be fetched before it can be used; None if it is here."""
+    row = next((row for row in helper_rows() if row.id == name), None)
     return row if row is not None and not row.installed else None
 
 

@@ -15,7 +15,20 @@ from ..core.model_list import ModelRow
 from ..core.task_process import TaskState, TaskStatus
 from . import tasks
 from .drawing import draw_text
-from .models import WORK_TASK, find_any_row, find_row, helper_rows, icon_of, is_synced, rows, sync_list, work_id
+from .models import (
+    DRAWING,
+    WORK_TASK,
+    find_any_row,
+    find_row,
+    helper_rows,
+    icon_of,
+    is_synced,
+    missing_helper,
+    missing_model,
+    rows,
+    sync_list,
+    work_id,
+)
 from .models import model_items as model_items
 
 MIN_ROWS = 5
@@ -70,6 +83,14 @@ def draw_choice(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -
     line.operator("dreamfusion.models_page", text="", icon="PREFERENCES")
     if row is not None and not row.installed:
         draw_download(layout, row)
+
+
+def draw_start(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
+    """Whether Shap-E draws the first shape, and its download where it is not here."""
+    layout.prop(settings, "drawn_start")
+    missing = missing_helper(DRAWING)
+    if settings.drawn_start and missing is not None:
+        draw_download(layout, missing, tells_offline=missing_model(settings.model) is None)
 
 
 def draw_download(layout: bpy.types.UILayout, row: ModelRow, *, tells_offline: bool = True) -> None:
@@ -145,7 +166,7 @@ def _draw_details(box: bpy.types.UILayout, row: ModelRow, *, tells_offline: bool
     draw_text(box, row.note, n_chars=WIDE_CHARS)
     if row.is_helper:
         draw_text(box, f"For {model_list.for_text(row, rows())}", n_chars=WIDE_CHARS)
-        facts = [f"Its name in options: {row.id}", f"License: {row.licence}", row.size_text, row.state_text]
+        facts = [f"Name: {row.id}", f"License: {row.licence}", row.size_text, row.state_text]
     else:
         facts = [f"License: {row.licence}", f"{row.resolution_px} px", row.vram_text, row.size_text, row.state_text]
     draw_text(box, " · ".join(fact for fact in facts if fact), n_chars=WIDE_CHARS)

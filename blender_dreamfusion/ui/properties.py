@@ -40,6 +40,10 @@ class DREAMFUSION_PG_scene(bpy.types.PropertyGroup):
     model: bpy.props.StringProperty(  # type: ignore[valid-type]
         name="Model", description="Diffusion model that judges the pictures: an id of the model table, or a folder", default="toybox"
     )
+    drawn_start: bpy.props.BoolProperty(  # type: ignore[valid-type]
+        name="Start from Shap-E",
+        description="Shap-E draws a rough shape from the prompt first, in seconds on a graphics card, and the object grows from it",
+    )
     guidance_scale: bpy.props.FloatProperty(  # type: ignore[valid-type]
         name="Guidance Scale",
         description="How strictly the prompt is followed; 0 takes what suits the method",

@@ -119,7 +119,7 @@ def test_helpers_have_a_list_of_their_own_with_what_they_are_for(addon, draw_pag
     text = layout.texts().replace("\n", " ")
     assert (
         "For Stable Diffusion 1.5, Stable Diffusion 1.4" in text
-        and "Its name in options: depth-sd15" in text
+        and "Name: depth-sd15" in text
         and "723 MB" not in text
         and "0.7 GB" in text
     )
