@@ -275,13 +275,11 @@ def _models(arguments: argparse.Namespace) -> int:
 
     root = models_root()
     if arguments.action in (None, "list"):
-        rows = manage.rows(root)
-        states = manage.helper_states(root)
-        listed = [*((row.model, row.origin) for row in rows), *states]
-        lines = [f"{item.id:<14} {origin or '-':<10} {item.title} ({item.licence}). {item.note}" for item, origin in listed]
+        rows, helper_rows = manage.rows(root), manage.helper_rows(root)
+        lines = [row.line for row in (*rows, *helper_rows)]
         found: dict[str, object] = {
             "models": [row.to_json() for row in rows],
-            "helpers": [{**asdict(helper), "origin": origin} for helper, origin in states],
+            "helpers": [row.to_json() for row in helper_rows],
             "folder": str(root),
         }
         return end(f"{len(rows)} models" if arguments.json else "\n".join(lines), found)
@@ -293,7 +291,7 @@ def _models(arguments: argparse.Namespace) -> int:
             record = manage.add(Path(arguments.target), arguments.name, root, report, like=arguments.like)
             text = f"{record.folder} is now called {record.id}. Use it: --model {record.id}"
         elif arguments.action == "remove":
-            text = manage.remove(arguments.target, root)
+            text = manage.remove(arguments.target, root, forget_source=arguments.forget)
         else:
             text = manage.check(arguments.target, root, report)
     except OSError as error:

@@ -172,6 +172,8 @@ def _add_models_parser(commands: argparse._SubParsersAction) -> None:  # type: i
         if action == "add":
             parser.add_argument("--name", default="", help="the id it will have (default: the folder's name)")
             parser.add_argument("--like", default="", metavar="ID", help="for a file: the model whose settings it takes")
+        if action == "remove":
+            parser.add_argument("--forget", action="store_true", help="trust what an unpinned source holds now")
         parser.add_argument("--json", action="store_true", help="JSON lines; the last one is done or failed")
         parser.add_argument("--end-with-stdin", action="store_true", help="end when stdin ends (for Blender)")
     models.add_argument("--json", action="store_true", help="JSON lines; the last one is done or failed")

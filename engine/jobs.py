@@ -5,10 +5,8 @@ torch is imported only when a request has been found good, so that a bad one is 
 
 from __future__ import annotations
 
-import logging
 import shutil
 import time
-import traceback
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,10 +17,11 @@ from engine.config import JobConfig, check_request
 from engine.continuation import find_start
 from engine.drawn_mesh import check_drawing, draw_mesh, is_drawn
 from engine.errors import UserError
+from engine.job_failures import DONE, JobCancelledError, failure_of, is_out_of_memory
 from engine.job_folder import JobFolder, check_folder, create_job, open_job, output_errors, slug_of, write_json
 from engine.job_lock import JobLock
 from engine.model_fit import check_fit
-from engine.protocol import CANCELLED, Event, Failed, JobRequest, Plan, Preview, Progress, Proxy, Result, Warn
+from engine.protocol import Event, JobRequest, Plan, Preview, Progress, Proxy, Result, Warn
 from engine.stages import find_source
 from engine.tensorboard_log import TensorboardLog, check_tensorboard
 from engine.training.control import Control
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 
     from engine.meshing.mesh_stage import MeshResult
     from engine.previews import AnyTrainer
-
-logger = logging.getLogger(__name__)
 
 EmitFn = Callable[[Event], None]
 # Progress lines a second; a reader of a fast run must not drown in them.
@@ -74,11 +71,7 @@ class _Run:
 
     def stop_if_cancelled(self) -> None:
         if self.control.cancelled:
-            raise _CancelledError
-
-
-class _CancelledError(Exception):
-    """The user ended the job."""
+            raise JobCancelledError
 
 
 def run_job(
@@ -101,7 +94,6 @@ def run_job(
     """
     job = job or uuid.uuid4().hex[:8]
     folder: JobFolder | None = None
-    failed: Failed
     lock = JobLock(out_dir)
     try:
         folder, warnings = _prepare(request, out_dir, lock, resume=resume, overwrite=overwrite)
@@ -111,19 +103,9 @@ def run_job(
         with output_errors(folder.path):
             _run_phases(run)
         run.emit(Result(job=job, folder=str(folder.result)))
-        return 0
-    except _CancelledError:
-        failed, code = Failed(job=job, code=CANCELLED, text="The job was cancelled.", fix="Continue it with --resume."), 130
-    except UserError as error:
-        failed, code = Failed(job=job, code=error.code, text=error.text, fix=error.fix), 2
-    except ModuleNotFoundError as error:
-        fix = "Set the engine up again, or install requirements/engine.txt into this Python."
-        failed, code = Failed(job=job, code="setup", text=f"The engine's Python has no package {error.name}.", fix=fix), 2
-    except Exception as error:  # noqa: BLE001 - the last door: a user never sees a traceback, it goes into a file
-        if _is_out_of_memory(error):
-            failed, code = _out_of_memory(job), 2
-        else:
-            failed, code = _fault(job, error, folder, out_dir), 1
+        return DONE
+    except Exception as error:  # noqa: BLE001 - the last door: a user never sees a traceback
+        failed, code = failure_of(error, job, None if folder is None else folder.path, out_dir)
     finally:
         lock.release()
     if folder is not None:
@@ -224,7 +206,7 @@ def _trained(run: _Run) -> tuple[AnyTrainer, torch.device]:
             return trainer, device
         except Exception as error:
             vram, lower = config.model.vram, lower_level(config.model.vram)
-            if not _is_out_of_memory(error) or lower is None:
+            if not is_out_of_memory(error) or lower is None:
                 raise
         config = replace(config, model=replace(config.model, vram=lower))
         trainer = None  # type: ignore[assignment]  # before the next one is loaded
@@ -332,7 +314,7 @@ def _train(run: _Run, trainer: AnyTrainer) -> None:
         checkpoint()
         previews.finish()
     except CancelledError:
-        raise _CancelledError from None
+        raise JobCancelledError from None
     finally:
         if log is not None:
             log.close()
@@ -375,31 +357,3 @@ def _export(run: _Run, trainer: AnyTrainer, mesh: MeshResult, device: torch.devi
     write_json(folder.partial_result / "result.json", info)
     folder.partial_result.rename(folder.result)
     run.progress("export", 1, 1, 0.0, 0.0)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """torch's own error by its name (torch may not be imported here), and what its libraries raise as RuntimeError."""
-    words = ("out of memory", "alloc_failed", "allocate memory", "not enough memory", "bad_alloc")
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or any(word in str(error).lower() for word in words)
-
-
-def _out_of_memory(job: str) -> Failed:
-    return Failed(
-        job=job,
-        code="memory",
-        text="The memory is full.",
-        fix="Close other programs, or use a smaller --training.batch-size or --device cpu.",
-    )
-
-
-def _fault(job: str, error: Exception, folder: JobFolder | None, out_dir: Path) -> Failed:
-    """A sentence for the user; the traceback goes to error.log in the job folder, or to the log."""
-    logger.exception("a fault of the engine")
-    text = f"The engine hit a fault of its own ({type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else 'no text'})."
-    if folder is not None:
-        try:
-            (folder.path / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
-        except OSError:
-            return Failed(job=job, code="internal", text=text, fix="Try again with --resume.")
-        return Failed(job=job, code="internal", text=text, fix=f"Report it with {folder.path / 'error.log'}.")
-    return Failed(job=job, code="internal", text=text, fix=f"Try another --out than {out_dir}.")

@@ -19,7 +19,11 @@ _ORIGINS = {"shipped": "ships with the add-on", "added": "local folder", "hub ca
 
 
 class ModelRow(NamedTuple):
-    """One model. What it is: the engine's models.toml. How it stands here: engine/model_store/manage.py. Sizes in MB and bytes."""
+    """One model, or a helper: a small one that works beside a model. What it is: the engine's models.toml. How it stands here:
+    engine/model_store/manage.py. Sizes in MB and bytes.
+
+    made_for: ids of the models that a helper fits, empty if any. withheld: why it cannot be fetched; instead: what to use.
+    """
 
     id: str
     title: str
@@ -30,6 +34,10 @@ class ModelRow(NamedTuple):
     resolution_px: int = 0
     gated: bool = False
     vocabulary: str = ""
+    is_helper: bool = False
+    made_for: tuple[str, ...] = ()
+    withheld: str = ""
+    instead: str = ""
     installed: bool = False
     origin: str = ""
     folder: str = ""
@@ -39,7 +47,7 @@ class ModelRow(NamedTuple):
 
     @property
     def is_downloadable(self) -> bool:
-        return self.download_mb > 0
+        return self.download_mb > 0 and not self.withheld
 
     @property
     def size_text(self) -> str:
@@ -58,6 +66,8 @@ class ModelRow(NamedTuple):
             return _ORIGINS.get(self.origin, "ready")
         if self.partial_bytes and self.download_mb:
             return f"{min(99, self.partial_bytes / 1e4 / self.download_mb):.0f} % downloaded"
+        if self.withheld:
+            return "cannot be fetched"
         if not self.is_downloadable:
             return "folder is missing"
         return "needs access" if self.gated else "not downloaded"
@@ -73,6 +83,18 @@ def rows_from(models: object) -> tuple[ModelRow, ...]:
     return tuple(rows)
 
 
+def listed_rows(result: Mapping[str, object]) -> tuple[ModelRow, ...]:
+    """Models, then helpers, of the result of `models list`; empty if it lists no models."""
+    models = rows_from(result.get("models"))
+    return models + rows_from(result.get("helpers")) if models else ()
+
+
+def for_text(row: ModelRow, rows: Sequence[ModelRow]) -> str:
+    """Which models a helper works beside, by their titles."""
+    titles = {other.id: other.title for other in rows}
+    return ", ".join(titles.get(name, name) for name in row.made_for) or "any model"
+
+
 def _value(kind: type, value: object) -> Any:
     try:
         return kind(value)
@@ -83,15 +105,19 @@ def _value(kind: type, value: object) -> Any:
 def shipped_rows() -> tuple[ModelRow, ...]:
     """The table as it ships. Toybox is there; nothing is known of the others."""
     rows = rows_from(json.loads(TABLE_PATH.read_text(encoding="utf-8")))
-    return tuple(row._replace(installed=not row.is_downloadable) for row in rows)
+    return tuple(row._replace(installed=row.download_mb == 0) for row in rows)
 
 
 def read_cache(path: Path) -> tuple[ModelRow, ...]:
-    """What the engine said last time, else the table that ships."""
+    """What the engine said last time, else the table that ships. What an older version kept lacks what came since: added here."""
     try:
-        return rows_from(json.loads(path.read_text(encoding="utf-8"))) or shipped_rows()
+        kept = rows_from(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
+        kept = ()
+    if not kept:
         return shipped_rows()
+    known = {row.id for row in kept}
+    return kept + tuple(row for row in shipped_rows() if row.id not in known)
 
 
 def write_cache(path: Path, rows: Sequence[ModelRow]) -> None:

@@ -14,6 +14,7 @@ from ..core.queue import QueueEntry
 from ..core.settings import job_request
 from . import reference_files, runtime
 from .asking import HIDDEN, SKIP, JobOperator
+from .models import DRAWING
 from .properties import MAX_SEED, MAX_VARIATIONS
 from .starting import begin, refuse
 
@@ -41,7 +42,10 @@ class DREAMFUSION_OT_generate(JobOperator, bpy.types.Operator):
         name="Start From", description="Job folder whose last state the new job goes on from", subtype="DIR_PATH", options=HIDDEN
     )
     start_mesh: bpy.props.StringProperty(  # type: ignore[valid-type]
-        name="Start Mesh", description="Mesh file (GLB, OBJ, PLY, STL) that the object grows from", subtype="FILE_PATH", options=HIDDEN
+        name="Start Mesh",
+        description="Mesh file (GLB, OBJ, PLY, STL) that the object grows from, or shap-e to draw one; left out: what the scene says",
+        subtype="FILE_PATH",
+        options=HIDDEN,
     )
     resume: bpy.props.BoolProperty(name="Resume", description="Go on from the job folder's last checkpoint", options=SKIP)  # type: ignore[valid-type]
     height_m: bpy.props.FloatProperty(name="Height (m)", description="Left out: the scene's height", default=1.0, min=0.001, options=SKIP)  # type: ignore[valid-type]
@@ -82,8 +86,13 @@ class DREAMFUSION_OT_generate(JobOperator, bpy.types.Operator):
             reference_image=picture,
             further_views=further,
             start_from=bpy.path.abspath(self.start_from) if self.start_from else "",
-            start_mesh=bpy.path.abspath(self.start_mesh) if self.start_mesh else "",
+            start_mesh=self._start_mesh(context),
         )
+
+    def _start_mesh(self, context: bpy.types.Context) -> str:
+        if self.is_given("start_mesh"):
+            return bpy.path.abspath(self.start_mesh) if self.start_mesh else ""
+        return DRAWING if context.scene.dreamfusion.drawn_start and not self.start_from else ""
 
 
 CLASSES = (DREAMFUSION_OT_generate,)

@@ -11,6 +11,7 @@ from ..core.history import HistoryEntry, HistoryState
 from ..core.queue import QueueEntry
 from . import loading, preferences, runtime
 from .history import chosen, is_at_work, read_again
+from .models import DRAWING
 from .starting import begin, new_folder, refuse
 
 FOLDER = {"SKIP_SAVE", "HIDDEN"}
@@ -151,7 +152,7 @@ class DREAMFUSION_OT_history_load(_OnJob, bpy.types.Operator):
             return refuse(self, str(error))
         if left_out:
             self.report({"WARNING"}, f"Not known here, left out: {', '.join(left_out)}")
-        if request.start_mesh or request.stage != "generate":
+        if request.start_mesh not in ("", DRAWING) or request.stage != "generate":
             self.report({"INFO"}, "This job started from a mesh: select one, and start with a button of Selected Object")
         return {"FINISHED"}
 

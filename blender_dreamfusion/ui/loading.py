@@ -6,6 +6,7 @@ import bpy
 
 from ..core.engine_options import engine_options
 from ..core.protocol import messages
+from .models import DRAWING
 from .option_panels import set_option
 
 GUIDANCE_SCALE = "guidance.guidance_scale"
@@ -26,6 +27,7 @@ def load_request(settings: bpy.types.PropertyGroup, request: messages.JobRequest
     settings.prompt, settings.negative, settings.model = request.prompt, request.negative, request.model
     settings.preset, settings.seed = request.preset.upper(), request.seed
     settings.new_seed_each_time, settings.n_variations = False, 1
+    settings.drawn_start = request.start_mesh == DRAWING
     settings.reference_image, settings.reference_path = None, request.reference_image
     settings.further_views.clear()
     for view in request.further_views:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import bpy
 
@@ -21,11 +22,13 @@ from .ids import ADDON_PACKAGE, PACKAGE_ROOT
 
 # Tasks: the list is asked for in a second, the others take minutes; one of each at a time.
 LIST_TASK, WORK_TASK = "models list", "models"
+# The helper that draws the shape that a job starts from: its id, and what the engine takes in the place of a mesh file.
+DRAWING = "shap-e"
 OFFLINE = "Blender may not go online: Preferences > System > Network > Allow Online Access."
 
 
 class _Known:
-    """The models; read from the disk once, then kept up to date by the engine's answers."""
+    """The models and helpers; read from the disk once, then kept up to date by the engine's answers."""
 
     def __init__(self) -> None:
         self.rows: tuple[ModelRow, ...] = ()
@@ -37,15 +40,30 @@ class _Known:
 _known = _Known()
 
 
-def rows() -> tuple[ModelRow, ...]:
-    """All models, in the order of the engine's list."""
+def _all_rows() -> tuple[ModelRow, ...]:
     if not _known.rows:
         _show(model_list.read_cache(_cache_path()))
     return _known.rows
 
 
+def rows() -> tuple[ModelRow, ...]:
+    """All models, in the order of the engine's list."""
+    return tuple(row for row in _all_rows() if not row.is_helper)
+
+
+def helper_rows() -> tuple[ModelRow, ...]:
+    """All helpers, in the order of the engine's list."""
+    return tuple(row for row in _all_rows() if row.is_helper)
+
+
 def find_row(model: str) -> ModelRow | None:
+    """The row of a model."""
     return next((row for row in rows() if row.id == model), None)
+
+
+def find_any_row(name: str) -> ModelRow | None:
+    """The row of a model or helper."""
+    return next((row for row in _all_rows() if row.id == name), None)
 
 
 def model_items(_self: object = None, _context: bpy.types.Context | None = None) -> list[tuple[str, str, str, str, int]]:
@@ -57,6 +75,12 @@ def model_items(_self: object = None, _context: bpy.types.Context | None = None)
 def missing_model(model: str) -> ModelRow | None:
     """The row of a model that has to be fetched before a job can use it; None if it is here, or not one of the list (a folder)."""
     row = find_row(model)
+    return row if row is not None and not row.installed else None
+
+
+def missing_helper(name: str) -> ModelRow | None:
+    """The row of a helper that has to be fetched before it can be used; None if it is here."""
+    row = next((row for row in helper_rows() if row.id == name), None)
     return row if row is not None and not row.installed else None
 
 
@@ -74,12 +98,12 @@ def work_id() -> str:
 def _show(new: tuple[ModelRow, ...]) -> None:
     _known.rows = new
     _known.items = [
-        (row.id, row.title, f"{row.note} {row.state_text.capitalize()}", icon_of(row), number) for number, row in enumerate(new)
+        (row.id, row.title, f"{row.note} {row.state_text.capitalize()}", icon_of(row), number) for number, row in enumerate(rows())
     ]
 
 
 def icon_of(row: ModelRow) -> str:
-    return "CHECKMARK" if row.installed else "LOCKED" if row.gated else "IMPORT"
+    return "CHECKMARK" if row.installed else "CANCEL" if row.withheld else "LOCKED" if row.gated else "IMPORT"
 
 
 def _cache_path() -> Path:
@@ -90,14 +114,24 @@ def _log_path(name: str) -> Path:
     return _cache_path().with_name(f"models-{name}.log")
 
 
+def is_synced(window: bpy.types.PropertyGroup) -> bool:
+    """Whether the lists that Blender draws are what is known."""
+    return all([item.name for item in listed] == [row.id for row in known] for listed, known in _lists(window))
+
+
 def sync_list() -> None:
-    """Fill the list that Blender draws; draws themselves may not write."""
-    listed = bpy.context.window_manager.dreamfusion.models
-    if [item.name for item in listed] != [row.id for row in rows()]:
-        listed.clear()
-        for row in rows():
-            listed.add().name = row.id
+    """Fill the lists that Blender draws; draws themselves may not write."""
+    window = bpy.context.window_manager.dreamfusion
+    if not is_synced(window):
+        for listed, known in _lists(window):
+            listed.clear()
+            for row in known:
+                listed.add().name = row.id
     tasks.redraw()
+
+
+def _lists(window: bpy.types.PropertyGroup) -> tuple[tuple[Any, tuple[ModelRow, ...]], ...]:
+    return (window.models, rows()), (window.helpers, helper_rows())
 
 
 def _task(context: bpy.types.Context, *words: str) -> TaskProcess:
@@ -122,8 +156,7 @@ def folder_changed(_preferences: object, context: bpy.types.Context) -> None:
 
 
 def _listed(state: TaskState) -> None:
-    new = model_list.rows_from(state.result.get("models")) if state.status is TaskStatus.DONE else ()
-    if new:
+    if state.status is TaskStatus.DONE and (new := model_list.listed_rows(state.result)):
         _show(new)
         try:
             model_list.write_cache(_cache_path(), new)
@@ -273,7 +306,7 @@ class DREAMFUSION_OT_model_remove(_ModelOperator, bpy.types.Operator):
     model: bpy.props.StringProperty(name="Model", description="Id of the model", options={"SKIP_SAVE"})  # type: ignore[valid-type]
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        row = find_row(self.model)
+        row = find_any_row(self.model)
         message = f"Delete {row.title} ({row.size_text})?" if row and row.origin != "added" else "The folder itself stays where it is."
         return context.window_manager.invoke_confirm(
             self, event, title="Delete Model", message=message, confirm_text="Delete" if row and row.origin != "added" else "Take Off"

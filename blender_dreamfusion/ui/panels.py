@@ -73,6 +73,7 @@ class DREAMFUSION_PT_model(SubPanel, bpy.types.Panel):
             layout.prop(settings, "guidance_scale")
             if settings.guidance_scale == 0:
                 layout.label(text="0 takes what suits the method")
+        models_page.draw_start(layout, settings)
 
 
 def draw_presets(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:

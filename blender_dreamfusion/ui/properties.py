@@ -40,6 +40,10 @@ class DREAMFUSION_PG_scene(bpy.types.PropertyGroup):
     model: bpy.props.StringProperty(  # type: ignore[valid-type]
         name="Model", description="Diffusion model that judges the pictures: an id of the model table, or a folder", default="toybox"
     )
+    drawn_start: bpy.props.BoolProperty(  # type: ignore[valid-type]
+        name="Start from Shap-E",
+        description="Shap-E draws a rough shape from the prompt first, in seconds on a graphics card, and the object grows from it",
+    )
     guidance_scale: bpy.props.FloatProperty(  # type: ignore[valid-type]
         name="Guidance Scale",
         description="How strictly the prompt is followed; 0 takes what suits the method",
@@ -91,6 +95,8 @@ class DREAMFUSION_PG_window(bpy.types.PropertyGroup):
     history_index: bpy.props.IntProperty(name="Job", description="The job that is chosen in the history", options={"SKIP_SAVE"})  # type: ignore[valid-type]
     queue_index: bpy.props.IntProperty(name="Waiting Job", description="The job that is chosen in the queue", options={"SKIP_SAVE"})  # type: ignore[valid-type]
     models: bpy.props.CollectionProperty(type=DREAMFUSION_PG_model, options={"SKIP_SAVE"})  # type: ignore[valid-type]
+    helpers: bpy.props.CollectionProperty(type=DREAMFUSION_PG_model, options={"SKIP_SAVE"})  # type: ignore[valid-type]
+    helper_index: bpy.props.IntProperty(name="Helper", description="The helper that is chosen in the list", options={"SKIP_SAVE"})  # type: ignore[valid-type]
     model_index: bpy.props.IntProperty(name="Model", description="The model that is chosen in the list", options={"SKIP_SAVE"})  # type: ignore[valid-type]
 
 

@@ -8,6 +8,7 @@ import bpy
 
 from ..core.engine_options import engine_options, fault
 from ..core.estimates import cost_texts
+from ..core.model_list import ModelRow
 from . import history, models, preferences, setup
 from .ids import ADDON_PACKAGE
 from .option_panels import changed_options
@@ -38,17 +39,21 @@ def reason_against(context: bpy.types.Context) -> Reason | None:
     if not settings.prompt.strip():
         path = "scene.dreamfusion.prompt"
         return Reason("no prompt", "wm.context_set_string", f'Try "{EXAMPLE}"', "LIGHT", (("data_path", path), ("value", EXAMPLE)))
-    model = models.missing_model(settings.model)
-    if model is not None:
-        if model.is_downloadable and bpy.app.online_access:
-            button = f"Download {model.title}"
-            return Reason("the model is not here", "dreamfusion.model_download", button, "IMPORT", (("model", model.id),))
-        return Reason("the model is not here", "dreamfusion.models_page", "Models", "PREFERENCES")
+    if missing := models.missing_model(settings.model):
+        return _not_here("the model is not here", missing)
+    if settings.drawn_start and (missing := models.missing_helper(models.DRAWING)):
+        return _not_here("Shap-E is not here", missing)
     for key, text in changed_options(settings).items():
         option = engine_options()[key]
         if wrong := fault(option, text):
             return Reason("a wrong option", "dreamfusion.reset_options", f"Reset {option.label}", "LOOP_BACK", (("key", key),), wrong)
     return None
+
+
+def _not_here(text: str, row: ModelRow) -> Reason:
+    if row.is_downloadable and bpy.app.online_access:
+        return Reason(text, "dreamfusion.model_download", f"Download {row.title}", "IMPORT", (("model", row.id),))
+    return Reason(text, "dreamfusion.models_page", "Models", "PREFERENCES")
 
 
 def button_text(settings: bpy.types.PropertyGroup) -> str:

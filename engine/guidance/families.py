@@ -39,6 +39,7 @@ class Family:
         views_per_sample: as in `Denoiser`.
         method: the only guidance that it serves, for a model that denoises nothing; "": all the others.
         takes_control_net: whether a ControlNet can hold it to a surface.
+        published_code: Python files that lie in the published folder; our own code stands in their place and they are never run.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Family:
     views_per_sample: int = 1
     method: str = ""
     takes_control_net: bool = False
+    published_code: tuple[str, ...] = ()
 
     def load(self, root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Denoiser:
         """The model in `root`. Raises UserError, code "model"."""
@@ -100,6 +102,7 @@ FAMILIES: dict[str, Family] = {
         denoiser="engine.guidance.mvdream:MVDream",
         fits=_is_mvdream,
         views_per_sample=4,
+        published_code=("unet/mv_unet.py",),
     ),
     "zero123": Family(
         title="Zero123",
@@ -114,6 +117,7 @@ FAMILIES: dict[str, Family] = {
         denoiser="engine.guidance.zero123:Zero123",
         fits=_is_zero123,
         needs_picture=True,
+        published_code=("clip_camera_projection/zero123.py",),
     ),
     "stable-diffusion": Family(
         title="Stable Diffusion",

@@ -18,15 +18,16 @@ from engine.guidance.model_table import Stored, find_model, is_installed, model_
 
 @dataclass(frozen=True)
 class HelperKind:
-    """title: in an error's sentence, "a tiny encoder". parts: as in `Family`; "" is the folder itself."""
+    """title: in an error's sentence, "a tiny encoder". parts, published_code: as in `Family`; "" is the folder itself."""
 
     title: str
     parts: Mapping[str, str]
+    published_code: tuple[str, ...] = ()
 
 
 HELPER_KINDS: dict[str, HelperKind] = {
     "tiny-vae": HelperKind("a tiny encoder", {"": DIFFUSERS_STEM}),
-    "control-net": HelperKind("a ControlNet", {"": DIFFUSERS_STEM}),
+    "control-net": HelperKind("a ControlNet", {"": DIFFUSERS_STEM}, ("control_net_depth.py", "control_net_normalbae.py")),
     "shap-e": HelperKind(
         "a Shap-E model",
         {"tokenizer": "", "text_encoder": TRANSFORMERS_STEM, "prior": DIFFUSERS_STEM, "scheduler": "", "renderer": DIFFUSERS_STEM},

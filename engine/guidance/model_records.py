@@ -1,6 +1,7 @@
 """What lies in the models folder, in its own words: a record beside each fetched model, one file for the folders that were added.
 
     MODELS/sd15/dreamfusion-model.json     where it came from and the hash of every file
+    MODELS/first-seen.json                 what a source held that the table does not pin (model_store/first_seen.py)
     MODELS/added-models.json               folders of the user that go by a name; they stay where they are
     MODELS/.downloading/sd15/              a download that is not whole yet; renamed to MODELS/sd15 when it is
 
@@ -63,7 +64,7 @@ def read_record(folder: Path) -> Record | None:
 
 
 def write_record(folder: Path, record: Record) -> None:
-    _write_json(folder / RECORD_NAME, {name: value for name, value in _body(record).items() if name != "folder"})
+    write_json(folder / RECORD_NAME, {name: value for name, value in _body(record).items() if name != "folder"})
 
 
 def read_added(root: Path) -> dict[str, Record]:
@@ -82,19 +83,23 @@ def read_added(root: Path) -> dict[str, Record]:
 
 def write_added(root: Path, records: dict[str, Record]) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    _write_json(root / ADDED_NAME, {"models": [_body(record) for record in records.values()]})
+    write_json(root / ADDED_NAME, {"models": [_body(record) for record in records.values()]})
 
 
 def _record(body: dict) -> Record:  # type: ignore[type-arg]
-    files = tuple(FileRecord(str(file["path"]), int(file["size"]), str(file["sha256"])) for file in body["files"])
-    return Record(str(body["id"]), str(body["title"]), str(body["folder"]), str(body["source"]), files)
+    return Record(str(body["id"]), str(body["title"]), str(body["folder"]), str(body["source"]), file_records(body["files"]))
+
+
+def file_records(body: list) -> tuple[FileRecord, ...]:  # type: ignore[type-arg]
+    """Files as they stand in JSON. Raises ValueError, KeyError or TypeError."""
+    return tuple(FileRecord(str(file["path"]), int(file["size"]), str(file["sha256"])) for file in body)
 
 
 def _body(record: Record) -> dict:  # type: ignore[type-arg]
     return {**vars(record), "files": [vars(file) for file in record.files]}
 
 
-def _write_json(path: Path, body: object) -> None:
+def write_json(path: Path, body: object) -> None:
     """Whole or not at all: a reader never meets half a file."""
     partial = path.with_name(path.name + ".new")
     partial.write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -29,6 +30,10 @@ class Source:
     repo: str
     revision: str
 
+    @property
+    def is_pinned(self) -> bool:
+        return re.fullmatch(r"[0-9a-f]{40}", self.revision) is not None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
@@ -43,6 +48,8 @@ class Stored:
     licence: str
     download_mb: int
     note: str
+    withheld: str = ""
+    instead: str = ""
 
     @property
     def parts(self) -> Mapping[str, str]:
@@ -97,7 +104,7 @@ def models() -> dict[str, Model]:
 
 
 def _row(name: str, row: dict[str, object]) -> Model:
-    wanted = {item.name for item in fields(Model)} - {"id"}
+    wanted = {item.name for item in fields(Model)} - {"id", "withheld", "instead"}
     if row.keys() != wanted:
         raise ValueError(f"models.{name} in models.toml must have the fields {sorted(wanted)}, got {sorted(row)}")
     if row["words"] not in _words():
@@ -186,11 +193,19 @@ def model_folder(model: Stored) -> Path:
     for folder in [models_root() / model.id, *cached]:
         if has_parts(folder, model.parts):
             return folder
+    refuse_withheld(model)
+    how = "with --model PATH" if isinstance(model, Model) else "in the place of its name"
     raise UserError(
         f"Model {model.id} ({model.title}, {model.download_mb / 1000:.1f} GB, license {model.licence}) is not on this machine.",
-        f"Run: python -m engine models download {model.id}, or give a folder with --model PATH.",
+        f"Run: python -m engine models download {model.id}, or give a folder {how}.",
         "model",
     )
+
+
+def refuse_withheld(model: Stored) -> None:
+    """Raise UserError, code "withheld", if no copy of the model may be fetched: why, and what to use instead."""
+    if model.withheld:
+        raise UserError(f"{model.title} ({model.id}) cannot be fetched. {model.withheld}", model.instead, "withheld")
 
 
 def is_installed(model: Stored) -> bool:

@@ -16,7 +16,8 @@ from filelock import FileLock, Timeout
 
 from engine.errors import UserError
 from engine.guidance.model_records import DOWNLOADING_NAME, FileRecord, Record, read_record, write_record
-from engine.guidance.model_table import Model, Stored, is_installed, model_folder
+from engine.guidance.model_table import Model, Source, Stored, is_installed, model_folder, refuse_withheld
+from engine.model_store.first_seen import FirstSeen, read_first_seen, remember
 from engine.model_store.hashes import Progress, damaged, git_sha1_of, sha256_of
 from engine.model_store.hub import Hub, RemoteFile, RemoteModel, SourceError
 from engine.model_store.progress import Report, silent
@@ -49,19 +50,20 @@ def download(
     try:
         staging.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{staging}.lock", timeout=0):
-            if said := _already_there(model, folder, staging, report):
+            if said := _already_there(model, root, folder, staging, report):
                 return said
-            remote, files = _fetch_from_first(model, staging, report, hub or Hub(), free_bytes)
+            refuse_withheld(model)
+            remote, files, note = _fetch_from_first(model, root, staging, report, hub or Hub(), free_bytes)
             write_record(staging, Record(model.id, model.title, "", f"{remote.repo}@{remote.commit}", files))
             os.replace(staging, folder)
     except Timeout:
         raise UserError(f"Model {model.id} is being downloaded already.", "Wait for it, or cancel it.", "busy") from None
     except OSError as error:
         raise _disk_error(error, root) from error
-    return f"{model.title} is ready in {folder} ({remote.size / 1e9:.1f} GB from {remote.repo})."
+    return f"{model.title} is ready in {folder} ({remote.size / 1e9:.1f} GB from {remote.repo}).{note}"
 
 
-def _already_there(model: Stored, folder: Path, staging: Path, report: Report) -> str:
+def _already_there(model: Stored, root: Path, folder: Path, staging: Path, report: Report) -> str:
     """A sentence if nothing is to be fetched. A damaged copy of ours goes back to the half-done ones: what is right in it is kept."""
     record = read_record(folder)
     if record is None:
@@ -76,6 +78,7 @@ def _already_there(model: Stored, folder: Path, staging: Path, report: Report) -
             else "Move it away.",
             "model",
         )
+    _remember_older(model, root, record)
     if not damaged(folder, record.files, report):
         return f"{model.title} is there already, in {folder}; every file is as it should be."
     shutil.rmtree(staging, ignore_errors=True)
@@ -83,18 +86,61 @@ def _already_there(model: Stored, folder: Path, staging: Path, report: Report) -
     return ""
 
 
+def _remember_older(model: Stored, root: Path, record: Record) -> None:
+    """A download of before such things were kept is the first one all the same."""
+    repo, _, commit = record.source.partition("@")
+    if any(source.repo == repo and not source.is_pinned for source in model.sources):
+        remember(root, repo, commit, record.files)
+
+
 def _fetch_from_first(
-    model: Stored, staging: Path, report: Report, hub: Hub, free_bytes: Callable[[Path], int]
-) -> tuple[RemoteModel, tuple[FileRecord, ...]]:
+    model: Stored, root: Path, staging: Path, report: Report, hub: Hub, free_bytes: Callable[[Path], int]
+) -> tuple[RemoteModel, tuple[FileRecord, ...], str]:
+    """What was fetched, from the first source that gives it, and a sentence more on a source that is not pinned."""
     refusals: list[tuple[str, SourceError]] = []
     for source in model.sources:
         try:
-            remote = hub.find(source, model.parts)
+            first = None if source.is_pinned else read_first_seen(root).get(source.repo)
+            remote = _find(source, first, model, hub)
             _check_room(model, remote, staging, free_bytes)
-            return remote, _fetch_all(remote, staging, report, hub)
+            files = _fetch_all(remote, staging, report, hub)
+            if source.is_pinned:
+                return remote, files, ""
+            if first is not None:
+                _refuse_changed(first, [(file.path, file.sha256) for file in files])
+                return remote, files, _moved_on(model, remote, hub)
+            remember(root, remote.repo, remote.commit, files)
+            return remote, files, f" The source is not pinned: its commit {remote.commit[:12]} is kept, and later downloads take the same."
         except SourceError as error:
             refusals.append((source.repo, error))
     raise _refusal(model, refusals, hub)
+
+
+def _find(source: Source, first: FirstSeen | None, model: Stored, hub: Hub) -> RemoteModel:
+    """The files of a source; of one that was fetched before, those of that commit."""
+    if first is None:
+        return hub.find(source, model.parts)
+    try:
+        remote = hub.find(Source(source.repo, first.commit), model.parts)
+    except SourceError as error:
+        if error.kind != "revision":
+            raise
+        raise SourceError(f"no longer has the commit {first.commit[:12]} that was fetched first", "changed") from error
+    _refuse_changed(first, [(file.path, file.sha256) for file in remote.files])
+    return remote
+
+
+def _refuse_changed(first: FirstSeen, files: list[tuple[str, str]]) -> None:
+    if differences := first.unlike(files):
+        raise SourceError(f"changed since it was first fetched ({'; '.join(differences[:3])})", "changed")
+
+
+def _moved_on(model: Stored, remote: RemoteModel, hub: Hub) -> str:
+    newest = hub.newest(remote.repo)
+    if newest in ("", remote.commit):
+        return ""
+    how = f"python -m engine models remove {model.id} --forget, then download it again"
+    return f" The source changed since, to {newest[:12]}; this is what was fetched first, {remote.commit[:12]}. To take the new: {how}."
 
 
 def _fetch_all(remote: RemoteModel, staging: Path, report: Report, hub: Hub) -> tuple[FileRecord, ...]:
@@ -166,12 +212,19 @@ def _disk_error(error: OSError, root: Path) -> UserError:
 def _refusal(model: Stored, refusals: list[tuple[str, SourceError]], hub: Hub) -> UserError:
     """Why no source gave the model. A gated one comes first: there the user can do something."""
     for repo, error in refusals:
-        if error.is_gated:
+        if error.kind == "gated":
             return UserError(
                 f"Model {model.id} is gated: {repo} {error}.",
                 f"Open {hub.endpoint}/{repo}, log in and accept the license; then make a token in your account's settings and put it "
                 "into the environment variable HF_TOKEN, or run: hf auth login. It is read from there and kept nowhere by this program.",
                 "gated",
+            )
+    for repo, error in refusals:
+        if error.kind == "changed":
+            return UserError(
+                f"Model {model.id} is no longer what it was: {repo} {error}.",
+                f"If you trust what it holds now: python -m engine models remove {model.id} --forget, then download it again.",
+                "changed",
             )
     reasons = "; ".join(f"{repo} {error}" for repo, error in refusals)
     fix = "Fetch a copy yourself, and say its folder in the place of the name."

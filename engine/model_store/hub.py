@@ -50,11 +50,15 @@ RETRY_WAIT_S = 1.0
 
 
 class SourceError(Exception):
-    """This copy cannot be had; another may. `text` follows the copy's name in a sentence. `is_gated`: it could be had with an access."""
+    """This copy cannot be had; another may. `text` follows the copy's name in a sentence.
 
-    def __init__(self, text: str, *, is_gated: bool = False) -> None:
+    kind: "gated" if it could be had with an access, "revision" if it has others than the one that was asked for, "changed" if it is
+        not what it was, "" for all else.
+    """
+
+    def __init__(self, text: str, kind: str = "") -> None:
         super().__init__(text)
-        self.is_gated = is_gated
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,13 @@ class Hub:
         files = [_remote_file(sibling) for sibling in info.siblings or []]
         return RemoteModel(source.repo, str(info.sha), tuple(wanted_files(files, parts)))
 
+    def newest(self, repo: str) -> str:
+        """The commit that a copy's main branch has now, "" if it does not say."""
+        try:
+            return str(HfApi(endpoint=self.endpoint).model_info(repo, revision="main").sha)
+        except (HfHubHTTPError, httpx2.HTTPError, OfflineModeIsEnabled):
+            return ""
+
     def fetch(self, remote: RemoteModel, file: RemoteFile, part: Path, progress: Progress) -> None:
         """Fetch the rest of `file` to the end of `part`. A broken connection is taken up again; RETRIES times without a byte is the end.
 
@@ -121,17 +132,17 @@ class Hub:
         if isinstance(error, OfflineModeIsEnabled):
             return UserError("HF_HUB_OFFLINE is set, so nothing may be fetched.", "Unset it, then download again.", "offline")
         if isinstance(error, GatedRepoError):
-            return SourceError("is given only to those who accepted its license", is_gated=True)
+            return SourceError("is given only to those who accepted its license", "gated")
         if isinstance(error, (RepositoryNotFoundError, DisabledRepoError)):
             return SourceError("is no longer on the hub, or was made private")
         if isinstance(error, RevisionNotFoundError):
-            return SourceError(f"no longer has its revision {source.revision[:12]}")
+            return SourceError(f"no longer has its revision {source.revision[:12]}", "revision")
         if isinstance(error, RemoteEntryNotFoundError):
             return SourceError(f"no longer has its file {path}")
         if isinstance(error, HfHubHTTPError):
             status = error.response.status_code
             if status in (401, 403):
-                return SourceError("refuses the access token", is_gated=True)
+                return SourceError("refuses the access token", "gated")
             if status in HTTP_BUSY:
                 return SourceError(f"is busy or out of order (HTTP {status}); try again in some minutes")
             return SourceError(f"answers with HTTP {status}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from engine.errors import UserError
@@ -26,17 +26,18 @@ def part_files(folder: Path, parts: Mapping[str, str] | None = None) -> list[Pat
 def check_folder(folder: Path) -> None:
     """Raise UserError, code "model", unless `folder` is a model of a family in the table, whole and safe."""
     check_parts(folder)
-    parts = FAMILIES[kind_of(folder)].parts
-    check_weights(folder, parts)
+    family = FAMILIES[kind_of(folder)]
+    check_weights(folder, family.parts, family.published_code)
     check_family(folder)
-    check_files(folder, parts)
+    check_files(folder, family.parts)
 
 
-def check_weights(folder: Path, parts: Mapping[str, str]) -> None:
-    """Raise UserError, code "model", if a part with weights holds code, or no safetensors."""
+def check_weights(folder: Path, parts: Mapping[str, str], published_code: Collection[str] = ()) -> None:
+    """Raise UserError, code "model", if a part with weights holds code other than the published, or no safetensors."""
     for part in (part for part, stem in parts.items() if stem):
         names = [path.name for path in (folder / part).glob("*")]
-        if code := [name for name in names if name.endswith(".py")]:
+        code = [name for name in names if name.endswith(".py") and f"{part}/{name}".lstrip("/") not in published_code]
+        if code:
             raise UserError(
                 f"{folder / part} holds Python code ({code[0]}), so its weights need code that this program never runs.",
                 "Choose a model whose folder holds weights and settings only.",

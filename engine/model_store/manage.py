@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.guidance.helpers import Helper, find_stored, helpers
+from engine.guidance.helpers import HELPER_KINDS, Helper, find_stored, helpers
 from engine.guidance.model_records import DOWNLOADING_NAME, Record, read_added, read_record, write_added, write_record
-from engine.guidance.model_table import ENGINE_FOLDER, Model, Stored, added_model, model_folder, models
+from engine.guidance.model_table import ENGINE_FOLDER, Stored, added_model, model_folder, models
+from engine.model_store.first_seen import forget, read_first_seen
 from engine.model_store.hashes import Progress, damaged, git_sha1_of, record_files, sha256_of
 from engine.model_store.layout import check_files, check_folder, check_weights, part_files
 from engine.model_store.progress import Report, silent
@@ -21,24 +22,31 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,59}")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A model and how it stands on this machine.
+    """A model or helper and how it stands on this machine.
 
     origin: "shipped", "downloaded", "unpacked" (from a single file), "added" (a folder of the user's), "hub cache", or "" while it
         is not here.
     can_remove: whether `remove` does something. partial_bytes: of a download that is not whole yet.
     """
 
-    model: Model
+    model: Stored
     origin: str
     folder: str
     size_bytes: int
     partial_bytes: int
     can_remove: bool
 
+    @property
+    def line(self) -> str:
+        """For a terminal."""
+        model = self.model
+        told = "" if self.origin else f"{model.withheld} {model.instead}"
+        return f"{model.id:<14} {self.origin or '-':<10} {model.title} ({model.licence}). {model.note} {told}".rstrip()
+
     def to_json(self) -> dict[str, object]:
-        """Flat: the table's fields and these; "installed" says whether a job can use it."""
+        """Flat: the table's fields and these; "installed" says whether a job can use it, "is_helper" whether beside another model."""
         body = {name: value for name, value in asdict(self).items() if name != "model"}
-        return {**asdict(self.model), "installed": bool(self.origin), **body}
+        return {**asdict(self.model), "is_helper": isinstance(self.model, Helper), "installed": bool(self.origin), **body}
 
 
 def rows(root: Path) -> list[Row]:
@@ -47,18 +55,12 @@ def rows(root: Path) -> list[Row]:
     return [_row(model, root) for model in (*models().values(), *(added_model(record) for record in added.values()))]
 
 
-def helper_states(root: Path) -> list[tuple[Helper, str]]:
-    """Every helper of the table, and how it stands on this machine, as `Row.origin`."""
-    states = []
-    for helper in helpers().values():
-        try:
-            states.append((helper, _origin(helper, model_folder(helper), root)))
-        except UserError:
-            states.append((helper, ""))
-    return states
+def helper_rows(root: Path) -> list[Row]:
+    """Every helper of the table."""
+    return [_row(helper, root) for helper in helpers().values()]
 
 
-def _row(model: Model, root: Path) -> Row:
+def _row(model: Stored, root: Path) -> Row:
     partial = _size(root / DOWNLOADING_NAME / model.id)
     try:
         folder = model_folder(model)
@@ -66,7 +68,7 @@ def _row(model: Model, root: Path) -> Row:
         is_added = bool(model.path) and Path(model.path).is_absolute()  # its folder is gone; the entry can be removed
         return Row(model=model, origin="", folder="", size_bytes=0, partial_bytes=partial, can_remove=partial > 0 or is_added)
     origin = _origin(model, folder, root)
-    size = sum(path.stat().st_size for path in part_files(folder))
+    size = sum(path.stat().st_size for path in _files(folder, model))
     can_remove = origin in ("downloaded", "unpacked", "added")
     return Row(model=model, origin=origin, folder=str(folder), size_bytes=size, partial_bytes=partial, can_remove=can_remove)
 
@@ -128,11 +130,25 @@ def free_name(wanted: str, added: dict[str, Record]) -> str:
     return name
 
 
-def remove(name: str, root: Path) -> str:
+def remove(name: str, root: Path, *, forget_source: bool = False) -> str:
     """Delete a fetched model, or what there is of it; forget an added one, whose folder stays. Returns what was done.
 
+    Args:
+        forget_source: of a source that is not pinned, forget also what it held first: the next download trusts what it holds then.
     Raises: UserError, code "model", if it is unknown, not here, ships with the program, or lies in the hub's cache.
     """
+    if not forget_source:
+        return _remove(name, root)
+    model = find_stored(name)
+    if not forget(root, [source.repo for source in model.sources]):
+        text = f"Nothing is kept of the sources of {model.title}: they are pinned, or were never fetched."
+        raise UserError(text, "Leave --forget out.", "option")
+    kept = "The next download takes what its source holds then."
+    is_here = (root / model.id).exists() or (root / DOWNLOADING_NAME / model.id).exists()
+    return f"{_remove(name, root)} {kept}" if is_here else kept
+
+
+def _remove(name: str, root: Path) -> str:
     added = read_added(root)
     if name in added:
         record = added.pop(name)
@@ -179,7 +195,8 @@ def _delete(folder: Path, root: Path) -> int:
 def check(name: str, root: Path, report: Report = silent) -> str:
     """Compare every file of a model with the hash it had when it came; loads nothing. Returns what was found to be well.
 
-    Raises: UserError: code "model" if it is not here or its folder is wrong, "damaged" naming the files.
+    Raises: UserError: code "model" if it is not here or its folder is wrong, "damaged" naming the files, "changed" if it is not what
+        its source held when it was first fetched.
     """
     model = find_stored(name)
     folder = model_folder(model)
@@ -193,12 +210,32 @@ def check(name: str, root: Path, report: Report = silent) -> str:
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(f"Model {model.id} is damaged: {'; '.join(problems[:3])}{more}.", _mend(model, folder, root), "damaged")
+    if record is not None:
+        how += _check_first_seen(model, record, root)
     if isinstance(model, Helper):
-        check_weights(folder, model.parts)
+        check_weights(folder, model.parts, HELPER_KINDS[model.kind].published_code)
         check_files(folder, model.parts)
     else:
         check_folder(folder)
     return f"{model.title}: all {len(_files(folder, model))} files are {how}."
+
+
+def _check_first_seen(model: Stored, record: Record, root: Path) -> str:
+    """Compare a model with what its source held first, if that is kept; returns a phrase on it, "" if it is not.
+
+    Raises: UserError, code "changed".
+    """
+    repo, _, commit = record.source.partition("@")
+    first = read_first_seen(root).get(repo)
+    if first is None or not any(source.repo == repo and not source.is_pinned for source in model.sources):
+        return ""
+    if differences := first.unlike((file.path, file.sha256) for file in record.files):
+        raise UserError(
+            f"Model {model.id} is not what {repo} held when it was first fetched: {'; '.join(differences[:3])}.",
+            f"To get that again: python -m engine models remove {model.id}, then download it. To trust what it holds now: add --forget.",
+            "changed",
+        )
+    return f" and as they were first fetched, at {commit[:12]}"
 
 
 def _files(folder: Path, model: Stored) -> list[Path]:

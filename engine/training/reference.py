@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.guidance.normal_estimate import estimate_normals
 from engine.guidance.picture_views import PictureViews
 from engine.protocol import FurtherView, JobRequest, with_kept_pictures
 from engine.rendering.render import RenderOutput
@@ -52,6 +53,10 @@ class KnownView:
         self._depth_is_near = False
         color, alpha = picture[..., :3], picture[..., 3:]
         self._picture = torch.cat([color * alpha, alpha], dim=-1).permute(2, 0, 1)[None].to(device)  # [1, 4, S, S] premultiplied
+
+    def set_normals(self, normals: Tensor) -> None:
+        """A normal map [S, S, 3] in [0, 1] for `normal_loss`."""
+        self.normals = (2 * normals - 1).permute(2, 0, 1)[None].to(self._picture.device)  # [1, 3, S, S]
 
     def set_depth(self, depth: Tensor, *, is_near: bool) -> None:
         """A depth map [S, S] in [0, 1] for `depth_loss`; `is_near`: whether what is near is bright, not what is far."""
@@ -149,6 +154,8 @@ def _load(view: FurtherView, config: ReferenceConfig, device: torch.device) -> K
     elif config.depth_model:
         depth, is_near = estimate_depth(Path(config.depth_model), known.over_white[0])
         known.set_depth(depth, is_near=is_near)
+    if normals is None and config.normal_model:
+        known.set_normals(estimate_normals(Path(config.normal_model), known.over_white[0]))
     return known
 
 

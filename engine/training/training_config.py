@@ -125,6 +125,8 @@ class ReferenceConfig:
     """What is bright in depth maps: what is far, as in Blender's depth pass, or what is near, as many estimators have it."""
     depth_model: str = ""
     """Folder of a depth estimator (Depth Anything or DPT in transformers' layout) for pictures without a map; empty: none."""
+    normal_model: str = ""
+    """Folder of a normal estimator (Marigold for normals, in diffusers' layout) for pictures without a map; empty: none."""
     weight: float = 1.0
     """How much the picture counts against further ones. 0.001..1000."""
     guidance_by_angle: Literal["auto", "on", "off"] = "auto"
@@ -143,6 +145,9 @@ class ReferenceConfig:
         check_scheduled("reference.lambda-normal", self.lambda_normal, 0, 1e6)
         check_range("reference.weight", self.weight, 0.001, 1000)
         check_range("reference.every", self.every, 1, 1000)
+        if self.normal_model and self.lambda_normal == 0:
+            text = "reference.normal-model has no effect while reference.lambda-normal is 0."
+            raise UserError(text, "Raise it, for example --reference.lambda-normal 100, or leave the model out.", "option")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

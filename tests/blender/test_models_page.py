@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
+TAESD_COMMIT = "614f76814bbe30edbe2e627ace1c2234c81a2c0e"
 
 
 class Recorder:
@@ -62,10 +63,11 @@ def models(addon, tmp_path, monkeypatch):
 
 @pytest.fixture
 def draw_page(addon, models):
-    def draw(model="toybox"):
+    def draw(model="toybox", helper="taesd"):
         models.sync_list()
         window = bpy.context.window_manager.dreamfusion
         window.model_index = [item.name for item in window.models].index(model)
+        window.helper_index = [item.name for item in window.helpers].index(helper)
         layout = Recorder()
         addon("ui.models_page").draw_page(layout, bpy.context)
         return layout
@@ -94,18 +96,59 @@ def test_before_the_engine_is_asked_the_table_that_ships_is_shown(draw_page, mod
     assert models.find_row("toybox").installed and models.missing_model("toybox") is None and models.missing_model("sd15").id == "sd15"
 
 
-def test_the_list_draws_each_line_and_an_unknown_one(addon, models):
-    draw_item = addon("ui.models_page").DREAMFUSION_UL_models.draw_item
-    for name in ("toybox", "sd15", "gone"):
+@pytest.mark.parametrize(("kind", "names"), [("models", ("toybox", "sd15")), ("helpers", ("taesd", "normal-sd21"))])
+def test_the_lists_draw_each_line_and_an_unknown_one(addon, models, kind, names):
+    draw_item = getattr(addon("ui.models_page"), f"DREAMFUSION_UL_{kind}").draw_item
+    for name in (*names, "gone"):
         layout = Recorder()
         draw_item(None, bpy.context, layout, None, SimpleNamespace(name=name), 0, None, "", 0)
-        assert (models.find_row(name).title if name != "gone" else name) in layout.texts()
+        assert (models.find_any_row(name).title if name != "gone" else name) in layout.texts()
+
+
+def test_helpers_have_a_list_of_their_own_with_what_they_are_for(addon, draw_page, models):
+    layout = draw_page("sd15", "depth-sd15")
+    window = bpy.context.window_manager.dreamfusion
+    assert [item.name for item in window.helpers] == [
+        *("taesd", "taesdxl", "depth-sd15", "normal-sd15", "depth-sd21", "normal-sd21", "shap-e")
+    ]
+    lists = [args for name, args, *_ in layout.calls if name == "template_list"]
+    assert [(args[0], args[3], args[5]) for args in lists] == [
+        ("DREAMFUSION_UL_models", "models", "model_index"),
+        ("DREAMFUSION_UL_helpers", "helpers", "helper_index"),
+    ]
+    text = layout.texts().replace("\n", " ")
+    assert (
+        "For Stable Diffusion 1.5, Stable Diffusion 1.4" in text
+        and "Name: depth-sd15" in text
+        and "723 MB" not in text
+        and "0.7 GB" in text
+    )
+    assert ("dreamfusion.model_download", "depth-sd15") in layout.operators() and (
+        "dreamfusion.model_remove",
+        "depth-sd15",
+    ) in layout.operators()
+    assert ("dreamfusion.choose_model", "depth-sd15") not in layout.operators(), "no job has a helper as its model"
+    assert "For any model" in draw_page("sd15", "shap-e").texts()
+    assert not {"taesd", "shap-e"} & {name for name, *_ in models.model_items()} and models.missing_model("taesd") is None
+    menu = Recorder()
+    addon("ui.models_page").DREAMFUSION_MT_models.draw(SimpleNamespace(layout=menu), bpy.context)
+    assert ("dreamfusion.choose_model", "taesd") not in menu.operators()
+
+
+def test_gated_and_withheld_ones_say_what_to_do(draw_page):
+    assert "Its owner gives it to those who accepted the license; the download says where." in draw_page("deepfloyd").texts().replace(
+        "\n", " "
+    )
+    layout = draw_page("sd15", "normal-sd21")
+    text = layout.texts().replace("\n", " ")
+    assert "holds the weights as a pickle, which can run code. Use depth-sd21, or normal-sd15" in text and "cannot be fetched" in text
+    assert ("dreamfusion.model_download", "normal-sd21") not in layout.operators()
 
 
 def test_offline_the_page_says_so_and_offers_the_button(draw_page, models):
     assert not bpy.app.online_access, "the module's default"
     layout = draw_page("sd15")
-    assert "Blender may not go online." in layout.texts()
+    assert layout.texts().count("Blender may not go online.") == 1 == draw_page("toybox").texts().count("Blender may not go online.")
     assert ("extensions.userpref_allow_online", None) in layout.operators()
     with pytest.raises(RuntimeError, match="poll"):
         bpy.ops.dreamfusion.model_download(model="sd15")
@@ -123,9 +166,11 @@ def test_a_running_download_shows_its_bar_and_cancel_and_a_failure_its_fix(draw_
     monkeypatch.setitem(addon("ui.tasks")._states, models.WORK_TASK, running)
     models._known.work = "sd15"
     layout = draw_page("sd15")
-    assert "120 of 2,130 MB" in layout.texts() and layout.texts().count("MB") == 1
+    assert layout.texts().count("120 of 2,130 MB") == 1
     assert ("dreamfusion.model_cancel", None) in layout.operators() and ("dreamfusion.model_download", "sd15") not in layout.operators()
     assert "120 of 2,130 MB" in draw_page("toybox").texts(), "also while another model is looked at"
+    models._known.work = "taesd"
+    assert draw_page("sd15", "taesd").texts().count("of 2,130 MB") == draw_page("sd15", "shap-e").texts().count("of 2,130 MB") == 1
     failed = task_process.TaskState(task_process.TaskStatus.FAILED, text="The disk is full.", fix="Make room.")
     monkeypatch.setitem(addon("ui.tasks")._states, models.WORK_TASK, failed)
     assert "The disk is full. Make room." in draw_page("sd15").texts()
@@ -158,13 +203,14 @@ def engine(engine_python, addon, models, monkeypatch):
 
 @pytest.fixture
 def small_hub(monkeypatch, tmp_path):
-    """A hub on this machine with sd15's first copy: Toybox under its name, since that is a real model and at hand."""
+    """A hub on this machine with sd15's first copy: Toybox under its name, since that is a real model and at hand. And TAESD's: its VAE."""
     spec = importlib.util.spec_from_file_location("fake_hub", ROOT / "tests" / "unit" / "models" / "fake_hub.py")
     fake_hub = importlib.util.module_from_spec(spec)
     sys.modules["fake_hub"] = fake_hub  # dataclasses look their module up
     spec.loader.exec_module(fake_hub)
     with fake_hub.FakeHub() as hub:
         hub.repos["stable-diffusion-v1-5/stable-diffusion-v1-5"] = fake_hub.Repo(ROOT / "engine" / "toybox" / "weights", commit=COMMIT)
+        hub.repos["madebyollin/taesd"] = fake_hub.Repo(ROOT / "engine" / "toybox" / "weights" / "vae", commit=TAESD_COMMIT)
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "no-token"))
         yield hub
@@ -186,6 +232,30 @@ def test_download_check_and_delete(engine, online, small_hub, draw_page, tmp_pat
         bpy.ops.dreamfusion.model_check(model="sd15")
     assert bpy.ops.dreamfusion.model_remove(model="sd15") == {"FINISHED"}
     assert not engine.find_row("sd15").installed and not (tmp_path / "models" / "sd15").exists()
+
+
+def test_a_helper_is_downloaded_checked_and_deleted_by_the_same_buttons(engine, online, small_hub, draw_page, tmp_path):
+    assert ("dreamfusion.model_download", "taesd") in draw_page("toybox", "taesd").operators()
+    assert bpy.ops.dreamfusion.model_download(model="taesd") == {"FINISHED"}
+    row = engine.find_any_row("taesd")
+    assert (
+        row.is_helper and row.installed and row.can_remove and Path(row.folder) == tmp_path / "models" / "taesd" and row.size_bytes > 1000
+    )
+    engine._known.__init__()
+    assert engine.find_any_row("taesd").installed, "kept for the next session"
+    layout = draw_page("toybox", "taesd")
+    assert ("dreamfusion.model_check", "taesd") in layout.operators() and str(tmp_path / "models" / "taesd") in layout.texts()
+    assert bpy.ops.dreamfusion.model_check(model="taesd") == {"FINISHED"}
+    (tmp_path / "models" / "taesd" / "config.json").write_text("{}")
+    with pytest.raises(RuntimeError, match="Model taesd is damaged: config.json has .* download taesd"):
+        bpy.ops.dreamfusion.model_check(model="taesd")
+    assert bpy.ops.dreamfusion.model_remove(model="taesd") == {"FINISHED"}
+    assert not engine.find_any_row("taesd").installed and not (tmp_path / "models" / "taesd").exists()
+
+
+def test_a_withheld_helper_is_refused_by_a_script_too(engine, online, small_hub):
+    with pytest.raises(RuntimeError, match="normal-sd21.* cannot be fetched. .* pickle, which can run code. Use depth-sd21"):
+        bpy.ops.dreamfusion.model_download(model="normal-sd21")
 
 
 def test_a_copy_that_is_gone_ends_as_a_sentence(engine, online, small_hub):

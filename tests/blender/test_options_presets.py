@@ -231,6 +231,21 @@ def test_arguments_win_over_the_scene(settings, requests):
     assert entry.plan.height_m == pytest.approx(0.3) and settings.seed == 5
 
 
+def test_a_start_that_shap_e_draws_is_asked_for_and_comes_back_into_the_panel(settings, requests, addon):
+    settings.prompt = "a red mug"
+    assert requests()[0].request.start_mesh == ""
+    settings.drawn_start = True
+    (entry,) = requests()
+    assert entry.request.start_mesh == "shap-e"
+    assert requests(start_mesh="")[0].request.start_mesh == "" and requests(start_mesh="/a.glb")[0].request.start_mesh == "/a.glb"
+    assert requests(start_from="/jobs/a")[0].request.start_mesh == "", "a job goes on from one thing"
+    settings.drawn_start = False
+    addon("ui.loading").load_request(settings, entry.request)
+    assert settings.drawn_start
+    addon("ui.loading").load_request(settings, replace(entry.request, start_mesh="/a.glb"))
+    assert not settings.drawn_start
+
+
 def test_a_schedule_of_the_guidance_scale_wins_over_the_number_of_the_panel(settings, requests):
     settings.prompt, settings.guidance_scale = "a red mug", 7.5
     settings.engine.guidance__guidance_scale = "0,4,1,8"

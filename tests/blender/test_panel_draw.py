@@ -122,6 +122,23 @@ def test_a_model_that_is_not_here_is_said_with_the_way_to_it(is_set_up):
     assert recorder.operators()[1] == "dreamfusion.models_page", "Blender is offline here"
 
 
+def test_a_start_by_shap_e_that_is_not_here_is_said_with_the_way_to_it(is_set_up, monkeypatch, addon):
+    settings = bpy.context.scene.dreamfusion
+    settings.prompt = "a red mug"
+    recorder = draw("DREAMFUSION_PT_model")
+    assert "drawn_start" in [args[1] for kind, args, _ in recorder.calls if kind == "prop"]
+    assert "dreamfusion.model_download" not in recorder.operators()
+    settings.drawn_start = True
+    recorder = draw()
+    assert "Cannot generate: Shap-E is not here" in recorder.texts() and recorder.operators()[1] == "dreamfusion.models_page"
+    recorder = draw("DREAMFUSION_PT_model")
+    assert "Download (1.3 GB)" in recorder.texts() and "dreamfusion.model_download" in recorder.operators()
+    models = addon("ui.models")
+    monkeypatch.setattr(models._known, "rows", tuple(row._replace(installed=True) for row in (*models.rows(), *models.helper_rows())))
+    assert "Cannot generate" not in draw().texts()
+    assert "dreamfusion.model_download" not in draw("DREAMFUSION_PT_model").operators()
+
+
 def test_the_time_is_that_of_finished_jobs_where_there_are_some(addon, monkeypatch):
     record = addon("core.estimates").Record("draft", 300.0)
     monkeypatch.setattr(addon("ui.history"), "records", lambda: (record,))

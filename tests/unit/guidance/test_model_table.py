@@ -46,9 +46,7 @@ def test_every_model_is_complete() -> None:
 
 
 def test_the_first_copy_of_every_model_is_pinned() -> None:
-    # Of MVDream's copy no public project was found that pins it.
-    unpinned = [model.id for model in models().values() if model.sources and len(model.sources[0].revision) != 40]
-    assert unpinned == ["mvdream"]
+    assert all(model.sources[0].is_pinned for model in models().values() if model.sources)
 
 
 def test_no_withdrawn_id_is_in_the_table() -> None:

@@ -12,7 +12,7 @@ from engine.sample import SampleRequest, draw_samples
 from engine.scene.reference_view import read_depth, read_normals
 from tests.tiny_mvdream import build_tiny_mvdream
 from tests.tiny_zero123 import build_tiny_zero123
-from tests.unit.training.test_known_maps import tiny_estimator
+from tests.unit.training.test_known_maps import tiny_estimator, tiny_marigold
 
 LOOK = ("--output.inspect-every", "3")
 
@@ -95,6 +95,18 @@ def test_depth_is_estimated_where_no_map_is_given(generate, pictures, tmp_path):
     assert vertices(plain).shape != vertices(seen).shape or not np.array_equal(vertices(plain), vertices(seen))
     lost = generate("a red mug", "--image", front, folder=tmp_path / "c", last=["--reference.depth-model", str(tmp_path / "none")])
     assert lost.code == 2 and "The depth model in" in lost.err and "Give --reference.depth-model a folder of Depth Anything" in lost.err
+
+
+def test_normals_are_estimated_where_no_map_is_given(generate, pictures, tmp_path):
+    pulls = ["--reference.lambda-normal", "1000"]
+    front = str(pictures / "front.png")
+    plain = generate("a red mug", "--image", front, folder=tmp_path / "a", last=pulls)
+    model = ["--reference.normal-model", str(tiny_marigold(tmp_path / "normals"))]
+    seen = generate("a red mug", "--image", front, folder=tmp_path / "b", last=[*pulls, *model])
+    assert (plain.code, seen.code) == (0, 0), seen.err
+    assert vertices(plain).shape != vertices(seen).shape or not np.array_equal(vertices(plain), vertices(seen))
+    lost = generate("a red mug", "--image", front, folder=tmp_path / "c", last=[*pulls, "--reference.normal-model", str(tmp_path / "none")])
+    assert lost.code == 2 and "The normal model in" in lost.err and "Give --reference.normal-model a folder of Marigold" in lost.err
 
 
 def test_mvdream_makes_an_object_in_groups_of_four(generate, mvdream):

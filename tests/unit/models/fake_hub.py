@@ -28,6 +28,7 @@ class Repo:
     cut: path to bytes after which the connection breaks, once. stall: path to bytes after which nothing more comes.
     corrupt: path to how many times its first byte is sent wrong.
     token: what must be sent as access token.
+    older: commit to the files it has, of commits before.
     """
 
     folder: Path
@@ -37,20 +38,26 @@ class Repo:
     stall: dict[str, int] = field(default_factory=dict)
     corrupt: dict[str, int] = field(default_factory=dict)
     token: str = ""
+    older: dict[str, Path] = field(default_factory=dict)
 
-    def listing(self) -> dict[str, object]:
+    def at(self, revision: str) -> Path | None:
+        return self.folder if revision in (self.commit, "main") else self.older.get(revision)
+
+    def listing(self, revision: str = "main") -> dict[str, object]:
+        folder = self.at(revision) or self.folder
         siblings = []
-        for path in sorted(item for item in self.folder.rglob("*") if item.is_file()):
+        for path in sorted(item for item in folder.rglob("*") if item.is_file()):
             content = path.read_bytes()
             entry: dict[str, object] = {
-                "rfilename": path.relative_to(self.folder).as_posix(),
+                "rfilename": path.relative_to(folder).as_posix(),
                 "size": len(content),
                 "blobId": hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest(),
             }
             if path.suffix in (".safetensors", ".bin"):
                 entry["lfs"] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest(), "pointerSize": 130}
             siblings.append(entry)
-        return {"id": "owner/name", "sha": self.commit, "siblings": siblings, "tags": [], "private": False, "downloads": 0}
+        commit = self.commit if revision == "main" else revision
+        return {"id": "owner/name", "sha": commit, "siblings": siblings, "tags": [], "private": False, "downloads": 0}
 
 
 class FakeHub:
@@ -102,17 +109,18 @@ class FakeHub:
             return _refuse(request, *repo.error)
         if repo.token and request.headers.get("Authorization") != f"Bearer {repo.token}":
             return _refuse(request, 401, "GatedRepo")
-        if match.group(2) not in (repo.commit, "main"):
+        folder = repo.at(match.group(2))
+        if folder is None:
             return _refuse(request, 404, "RevisionNotFound")
         if listing:
-            body = json.dumps(repo.listing()).encode()
+            body = json.dumps(repo.listing(match.group(2))).encode()
             _head(request, 200, {"Content-Type": "application/json", "Content-Length": str(len(body))})
             request.wfile.write(body)
         else:
-            self._send_file(request, repo, match.group(3))
+            self._send_file(request, repo, folder, match.group(3))
 
-    def _send_file(self, request: BaseHTTPRequestHandler, repo: Repo, name: str) -> None:
-        path = repo.folder / name
+    def _send_file(self, request: BaseHTTPRequestHandler, repo: Repo, folder: Path, name: str) -> None:
+        path = folder / name
         if not path.is_file():
             return _refuse(request, 404, "EntryNotFound")
         body = bytearray(path.read_bytes())

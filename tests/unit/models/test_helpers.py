@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,12 +47,13 @@ def fetch(name: str, root: Path, hub: FakeHub) -> str:
     return download(helpers()[name], root, hub=Hub(hub.url))
 
 
-def test_the_table_is_sound_and_pinned_where_a_public_project_pins_it() -> None:
+def test_the_table_is_sound_and_pinned() -> None:
     for helper in helpers().values():
         assert set(helper.made_for) <= models().keys() and helper.kind in HELPER_KINDS and helper.download_mb > 0
         assert helper.id not in models() and all(source.repo.count("/") == 1 for source in helper.sources)
-    unpinned = [helper.id for helper in helpers().values() if len(helper.sources[0].revision) != 40]
-    assert unpinned == ["depth-sd21", "normal-sd21"]
+    assert all(helper.sources[0].is_pinned for helper in helpers().values())
+    assert all(bool(helper.withheld) == bool(helper.instead) for helper in helpers().values())
+    assert [helper.id for helper in helpers().values() if helper.withheld] == ["normal-sd21"]
     assert not HELPER_KINDS.keys() & FAMILIES.keys()
 
 
@@ -61,7 +63,9 @@ def test_a_fetched_tiny_encoder_is_found_by_its_name_checked_and_removed(root: P
     assert folder == root / "taesd" == helper_folder("madebyollin/taesd", "tiny-vae")
     names = {path.name for path in folder.iterdir()}
     assert names == {"config.json", "diffusion_pytorch_model.safetensors", "dreamfusion-model.json"}
-    assert dict((helper.id, origin) for helper, origin in manage.helper_states(root))["taesd"] == "downloaded"
+    row = {row.model.id: row for row in manage.helper_rows(root)}["taesd"]
+    assert row.origin == "downloaded" and row.folder == str(folder) and row.can_remove
+    assert row.size_bytes == sum((folder / name).stat().st_size for name in names - {"dreamfusion-model.json"})
     assert "all 2 files are as they were when they came" in manage.check("taesd", root)
     weights = folder / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
@@ -94,7 +98,8 @@ def test_a_control_net_is_found_by_its_name(root: Path, hub: FakeHub, tmp_path: 
         UNet2DConditionModel.from_pretrained(model, subfolder="unet"), conditioning_embedding_out_channels=(8, 8, 8)
     )
     net.save_pretrained(tmp_path / "copy")
-    hub.repos["thibaud/controlnet-sd21-depth-diffusers"] = Repo(tmp_path / "copy")
+    source = helpers()["depth-sd21"].sources[0]
+    hub.repos[source.repo] = Repo(tmp_path / "copy", commit=source.revision)
     PIL.Image.new("RGB", (32, 32), "gray").save(tmp_path / "depth.png")
     words = ["sample", "a red mug", "--model", str(model), "--number", "1", "--steps", "2", "--out", str(tmp_path / "out")]
     words += ["--control-net", "depth-sd21", "--control-image", str(tmp_path / "depth.png")]
@@ -117,7 +122,31 @@ def test_what_is_no_such_helper_is_a_sentence(root: Path, hub: FakeHub, taesd: P
         manage.free_name("taesd", {})
 
 
+def test_one_that_may_not_be_fetched_says_why_and_what_to_use_and_a_folder_of_ones_own_works(
+    root: Path, hub: FakeHub, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    says = "ControlNet for normals, Stable Diffusion 2.1 (normal-sd21) cannot be fetched. The only copy"
+    for ask in (
+        lambda: fetch("normal-sd21", root, hub),
+        lambda: helper_folder("normal-sd21", "control-net"),
+        lambda: manage.check("normal-sd21", root),
+    ):
+        with pytest.raises(UserError) as caught:
+            ask()
+        assert caught.value.code == "withheld" and caught.value.text.startswith(says) and "Use depth-sd21" in caught.value.fix
+    assert main(["models", "list"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("normal-sd21 ")]
+    assert "holds the weights as a pickle" in line and "Use depth-sd21" in line
+    (root / "normal-sd21").mkdir(parents=True)
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        (root / "normal-sd21" / name).write_text("{}")
+    assert helper_folder("normal-sd21", "control-net") == root / "normal-sd21"
+
+
 def test_the_list_shows_them(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "list"]) == 0
     out = capsys.readouterr().out
     assert "\ntaesd " in out and "\ndepth-sd15 " in out and Helper.__name__ not in out
+    assert main(["models", "list", "--json"]) == 0
+    rows = {row["id"]: row for row in json.loads(capsys.readouterr().out)["result"]["helpers"]}
+    assert rows["taesd"]["is_helper"] and not rows["taesd"]["installed"] and rows["taesd"]["made_for"][0] == "sd15"

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from engine.errors import UserError
+from engine.guidance.families import load_denoiser
 from engine.guidance.model_records import ADDED_NAME, DOWNLOADING_NAME, FileRecord, Record, read_record, write_record
 from engine.guidance.model_table import find_model, model_folder
 from engine.model_store import manage
 from engine.model_store.hashes import record_files
 from engine.model_store.layout import part_files
+from tests.tiny_mvdream import build_tiny_mvdream
+from tests.tiny_zero123 import build_tiny_zero123
 
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
 
@@ -109,6 +115,35 @@ def test_a_folder_that_is_not_whole_or_not_safe_is_refused_with_the_reason(root:
     change(clean_model, how)
     refused(says, "model", manage.add, clean_model, "mine", root)
     assert not (root / ADDED_NAME).exists()
+
+
+@pytest.mark.parametrize(
+    ("build", "published"), [(build_tiny_mvdream, "unet/mv_unet.py"), (build_tiny_zero123, "clip_camera_projection/zero123.py")]
+)
+def test_a_clone_of_a_published_folder_is_taken_for_our_own_code_stands_for_its(
+    root: Path, tmp_path: Path, build: Callable[[Path], Path], published: str
+) -> None:
+    """Both were published with Python beside the weights, which diffusers runs and we do not."""
+    folder = build(tmp_path / "clone")
+    (folder / published).write_text("raise SystemExit('it ran')")
+    (folder / "pipeline.py").write_text("raise SystemExit('it ran')")
+    manage.add(folder, "mine", root)
+    assert "files are as they were when they came" in manage.check("mine", root)
+    assert load_denoiser(folder).parts["unet"] is not None
+    other = (folder / published).with_name("other.py")
+    other.write_text("")
+    refused(r"holds Python code \(other.py\), so its weights need code", "model", manage.add, folder, "again", root)
+
+
+def test_a_control_net_s_published_example_is_no_code_that_its_weights_need(root: Path) -> None:
+    folder = root / "depth-sd15"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    save_file({"weight": torch.zeros(2)}, folder / "diffusion_pytorch_model.safetensors")
+    (folder / "control_net_depth.py").write_text("raise SystemExit('it ran')")
+    assert "all 2 files are whole" in manage.check("depth-sd15", root)
+    (folder / "other.py").write_text("")
+    refused(r"holds Python code \(other.py\)", "model", manage.check, "depth-sd15", root)
 
 
 def test_a_check_finds_what_changed_and_what_is_missing(root: Path, fetched: Path, clean_model: Path) -> None:

@@ -11,11 +11,13 @@ import torch
 
 from engine.config import make_config
 from engine.errors import UserError
+from engine.guidance.normal_estimate import estimate_normals
 from engine.scene.cameras import camera_rays
 from engine.scene.depth_estimate import estimate_depth
 from engine.training.reference import KnownView, as_prompt, axis_cosines, known_camera, pearson
 from engine.training.trainer import Trainer
 from engine.training.training_config import ReferenceConfig
+from tests.tiny_sd import build_tiny_sd
 from tests.unit.training.test_reference import CPU, SMALL, NoTeacher
 
 S = 32
@@ -168,6 +170,61 @@ def test_an_estimator_sees_for_pictures_without_a_map(tmp_path):
     assert depth.shape == (S, S) and depth.min() == 0 and depth.max() == 1 and is_near
     with pytest.raises(UserError, match="cannot be loaded: its kind is glpn, not one of depth_anything, dpt. Give --reference.depth-model"):
         estimate_depth(tiny_estimator(tmp_path / "glpn", model_type="glpn"), image)
+
+
+def tiny_marigold(folder):
+    """A random Marigold for normals in its published layout: Stable Diffusion's parts, a U-Net that takes two latents."""
+    from diffusers import AutoencoderKL, DDIMScheduler, MarigoldNormalsPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    plain = build_tiny_sd(folder.with_name(folder.name + "-plain"), prediction_type="v_prediction")
+    parts = {name: cls.from_pretrained(plain / name) for name, cls in (("vae", AutoencoderKL), ("scheduler", DDIMScheduler))}
+    words = {
+        "text_encoder": CLIPTextModel.from_pretrained(plain / "text_encoder"),
+        "tokenizer": CLIPTokenizer.from_pretrained(plain / "tokenizer"),
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel.from_config({**UNet2DConditionModel.load_config(plain / "unet"), "in_channels": 8})
+    settings = {"prediction_type": "normals", "default_denoising_steps": 2, "default_processing_resolution": 32}
+    MarigoldNormalsPipeline(unet=unet, **parts, **words, **settings).save_pretrained(folder)
+    return folder
+
+
+def test_normals_are_those_of_the_published_pipeline(tmp_path):
+    from diffusers import MarigoldNormalsPipeline
+
+    folder = tiny_marigold(tmp_path / "normals")
+    image = torch.rand(S, S, 3, generator=torch.Generator().manual_seed(0))
+    found = estimate_normals(folder, image)
+    pipeline = MarigoldNormalsPipeline.from_pretrained(folder)
+    theirs = pipeline(image.permute(2, 0, 1)[None], generator=torch.Generator().manual_seed(0), output_type="pt").prediction[0]
+    torch.testing.assert_close(2 * found - 1, theirs.permute(1, 2, 0), atol=1e-4, rtol=0)
+    torch.testing.assert_close((2 * found - 1).norm(dim=-1), torch.ones(S, S))
+    assert found.flatten(0, 1).std(0).min() > 0.01, "they differ from pixel to pixel"
+    assert torch.equal(estimate_normals(folder, image), found)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [
+        ("model_index.json", {"_class_name": "MarigoldDepthPipeline"}, "it is a MarigoldDepthPipeline, not a MarigoldNormalsPipeline"),
+        ("scheduler/scheduler_config.json", {"_class_name": "EulerDiscreteScheduler"}, "its scheduler is a EulerDiscreteScheduler, not"),
+    ],
+)
+def test_what_estimates_no_normals_is_a_sentence(tmp_path, file, change, says):
+    folder = tiny_marigold(tmp_path / "normals")
+    path = folder / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(UserError, match=f"The normal model in .* cannot be loaded: {says}.*Give --reference.normal-model") as caught:
+        estimate_normals(folder, torch.rand(S, S, 3))
+    assert caught.value.code == "model"
+
+
+def test_an_estimator_whose_map_nothing_pulls_to_is_refused():
+    with pytest.raises(UserError, match="reference.normal-model has no effect while reference.lambda-normal is 0. Raise it"):
+        ReferenceConfig(normal_model="folder")
+    assert ReferenceConfig(normal_model="folder", lambda_normal=100.0).normal_model == "folder"
 
 
 def test_a_metric_estimator_means_distance(tmp_path):
