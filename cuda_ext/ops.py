@@ -18,8 +18,8 @@ from cuda_ext.cuda import CudaKernels, find_cuda_kernels
 # Less work than this is not worth waking a thread for.
 RAYS_GRAIN = 512
 SAMPLES_GRAIN = 4096
-# Each thread of a table's gradient adds into a table of its own: beyond a few, adding those up costs more than it saves.
-MOST_TABLES = 4
+# Each thread of a dense grid's gradient has planes of its own, but walks over all samples: beyond a few it mostly walks.
+MOST_SLABS = 8
 ACTIVATIONS = ("softplus", "exp")
 
 _library = torch.library.Library("dreamfusion", "DEF")
@@ -29,9 +29,14 @@ _library.define(
     "Tensor d_sums) -> (Tensor, Tensor)"
 )
 _library.define("march(Tensor rays_o, Tensor rays_d, Tensor shifts, Tensor bounds, Tensor cells, float step) -> (Tensor, Tensor, Tensor)")
-_FIELD = "Tensor table, int n, Tensor positions, int activation, float scale, float blob_density, float blob_radius, float mist"
-_library.define(f"dense_field({_FIELD}) -> (Tensor, Tensor, Tensor)")
-_library.define(f"dense_field_backward({_FIELD}, Tensor d_densities, Tensor d_albedo, Tensor d_normals) -> Tensor")
+_library.define(
+    "dense_field(Tensor table, int n, Tensor positions, int activation, float scale, float blob_density, float blob_radius, "
+    "float mist) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "dense_field_backward(int n, int width, Tensor positions, int activation, float scale, Tensor densities, Tensor albedo, "
+    "Tensor normals, Tensor lengths, Tensor d_densities, Tensor d_albedo, Tensor d_normals) -> Tensor"
+)
 
 
 def serves(tensor: Tensor) -> bool:
@@ -197,71 +202,72 @@ def dense_field(
     """
     index = ACTIVATIONS.index(activation)
     found = torch.ops.dreamfusion.dense_field(table, n, positions, index, scale, blob_density, blob_radius, mist)
-    densities, albedo, normals = found
+    densities, albedo, normals, _ = found
     return densities, albedo, normals
 
 
-def _dense_field_kernel(table: Tensor, n: int, positions: Tensor, activation: int, *numbers: float) -> tuple[Tensor, Tensor, Tensor]:
+def _dense_field_kernel(table: Tensor, n: int, positions: Tensor, activation: int, *numbers: float) -> tuple[Tensor, ...]:
+    """Densities, albedo, normals, and the lengths [M] that normals were divided by (or [0])."""
     table, positions = _flat(table, positions)
-    n_samples, width = positions.shape[0], table.shape[1]
-    densities, albedo = positions.new_empty(n_samples), positions.new_empty(n_samples, 3)
-    normals = positions.new_empty(n_samples if width == 7 else 0, 3)
+    outputs = _dense_field_outputs(table, n, positions)
     kernels = _kernels(positions)
-    arguments: tuple[Argument, ...] = (table, width, n, positions, activation, *map(float, numbers), densities, albedo, normals)
-    kernels.run("dense_field_forward", table.dtype, kernels.parts(n_samples, SAMPLES_GRAIN), lambda _part: arguments)
-    return densities, albedo, normals
+    arguments: tuple[Argument, ...] = (table, table.shape[1], n, positions, activation, *map(float, numbers), *outputs)
+    kernels.run("dense_field_forward", table.dtype, kernels.parts(positions.shape[0], SAMPLES_GRAIN), lambda _part: arguments)
+    return outputs
+
+
+def _dense_field_outputs(table: Tensor, _n: int, positions: Tensor, *_numbers: float) -> tuple[Tensor, ...]:
+    n_samples = positions.shape[0]
+    n_normals = n_samples if table.shape[1] == 7 else 0
+    return tuple(positions.new_empty(shape) for shape in ((n_samples,), (n_samples, 3), (n_normals, 3), (n_normals,)))
 
 
 def _dense_field_backward_kernel(
-    table: Tensor,
-    n: int,
-    positions: Tensor,
-    activation: int,
-    scale: float,
-    blob_density: float,
-    blob_radius: float,
-    mist: float,
-    d_densities: Tensor,
-    d_albedo: Tensor,
-    d_normals: Tensor,
+    n: int, width: int, positions: Tensor, activation: int, scale: float, *outputs_and_gradients: Tensor
 ) -> Tensor:
-    table, positions, d_densities, d_albedo, d_normals = _flat(table, positions, d_densities, d_albedo, d_normals)
-    kernels = _kernels(table)
-    parts = kernels.parts(positions.shape[0], SAMPLES_GRAIN, MOST_TABLES)
-    own = table.new_zeros(len(parts), *table.shape)
-    fixed = (table, table.shape[1], n, positions, activation, scale, blob_density, blob_radius, mist, d_densities, d_albedo, d_normals)
-    kernels.run("dense_field_backward", table.dtype, parts, lambda part: (*fixed, own[part]))
-    return own[0] if len(parts) == 1 else own.sum(dim=0)
+    positions, *rest = _flat(positions, *outputs_and_gradients)
+    kernels, n_samples = _kernels(positions), positions.shape[0]
+    d_table = positions.new_zeros(n**3, width)
+    slabs = _slabs(positions, n, kernels.parts(n, 2, max(1, min(MOST_SLABS, n_samples // SAMPLES_GRAIN))))
+    fixed: tuple[Argument, ...] = (width, n, positions, activation, float(scale), *rest)
+    whole = [(0, n_samples)] * len(slabs)
+    kernels.run("dense_field_backward", positions.dtype, whole, lambda part: (*fixed, *slabs[part], d_table))
+    return d_table
+
+
+def _slabs(positions: Tensor, n: int, parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The grid's planes [0, n) in as many parts as given, with about as many samples in each: quantiles of a thousand of them."""
+    if len(parts) == 1:
+        return parts
+    some = positions[:: max(1, positions.shape[0] // 1024), 0].sort().values
+    borders = some[torch.arange(1, len(parts)) * len(some) // len(parts)]
+    edges = [0, *((borders.clamp(-1, 1) * 0.5 + 0.5) * (n - 1)).round().int().tolist(), n]
+    return list(zip(edges, edges[1:]))
 
 
 _implement("dense_field", _dense_field_kernel)
 _implement("dense_field_backward", _dense_field_backward_kernel)
 
 
-@torch.library.register_fake("dreamfusion::dense_field", lib=_library)
-def _(table: Tensor, n: int, positions: Tensor, *_numbers: float) -> tuple[Tensor, Tensor, Tensor]:
-    n_samples = positions.shape[0]
-    n_normals = n_samples if table.shape[1] == 7 else 0
-    return positions.new_empty(n_samples), positions.new_empty(n_samples, 3), positions.new_empty(n_normals, 3)
+torch.library.register_fake("dreamfusion::dense_field", _dense_field_outputs, lib=_library)
 
 
 @torch.library.register_fake("dreamfusion::dense_field_backward", lib=_library)
-def _(table: Tensor, *_rest: Any) -> Tensor:
-    return table.new_empty(table.shape)
+def _(n: int, width: int, positions: Tensor, *_rest: Any) -> Tensor:
+    return positions.new_empty(n**3, width)
 
 
 def _keep_dense_field(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    table, n, positions, *numbers = inputs
-    ctx.save_for_backward(table, positions)
-    ctx.n, ctx.numbers, ctx.n_normals = n, numbers, output[2].shape[0]
+    table, ctx.n, positions, ctx.activation, ctx.scale, *_ = inputs
+    ctx.width = table.shape[1]
+    ctx.save_for_backward(positions, *output)
 
 
 def _dense_field_grad(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    table, positions = ctx.saved_tensors
-    n_samples = positions.shape[0]
-    shapes = ((n_samples,), (n_samples, 3), (ctx.n_normals, 3))
-    full = (positions.new_zeros(shape) if grad is None else grad for grad, shape in zip(grads, shapes))
-    d_table = torch.ops.dreamfusion.dense_field_backward(table, ctx.n, positions, *ctx.numbers, *full)
+    positions, *outputs = ctx.saved_tensors
+    full = (torch.zeros_like(output) if grad is None else grad for grad, output in zip(grads, outputs[:3]))
+    numbers = ctx.n, ctx.width, positions, ctx.activation, ctx.scale
+    d_table = torch.ops.dreamfusion.dense_field_backward(*numbers, *outputs, *full)
     return d_table, None, None, None, None, None, None, None
 
 

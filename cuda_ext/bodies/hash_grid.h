@@ -26,12 +26,6 @@ DEVICE NAME(Place) NAME(place_of)(int64 i, int64 n_samples, int64 n_levels, int6
     return place;
 }
 
-// Lanes from count on repeat the last one: whole blocks need no second, slower loop for what is left over.
-DEVICE void NAME(load_lanes)(const REAL* triples, int64 count, REAL (*lanes)[BLOCK]) {
-    FOR_EACH_LANE(k, BLOCK)
-        for (int axis = 0; axis < 3; ++axis) lanes[axis][k] = triples[3 * least(k, (int)count - 1) + axis];
-}
-
 DEVICE void NAME(cubes_at)(const REAL (*x)[BLOCK], int64 resolution, int64 size, int64 smooth, NAME(Cubes)& cubes) {
     const int64 n = resolution + 1;
     const bool is_dense = n * n * n <= size;
@@ -75,7 +69,7 @@ DEVICE REAL NAME(slope_of)(const NAME(Cubes)& cubes, int corner, int axis, int k
 DEVICE void NAME(weights_of)(const NAME(Cubes)& cubes, const REAL* directions, REAL openness, int64 count, REAL (*weights)[BLOCK]) {
     if (directions) {
         REAL v[3][BLOCK];
-        NAME(load_lanes)(directions, count, v);
+        load_lanes(directions, count, v);
         FOR_EACH_LANE(k, BLOCK)
             for (int corner = 0; corner < 8; ++corner) {
                 REAL sum = 0;
@@ -188,7 +182,7 @@ KERNEL NAME(hash_encode)(const REAL* table, int64 width, const int64* resolution
         }
         NAME(Cubes) cubes;
         REAL x[3][BLOCK], weights[8][BLOCK];
-        NAME(load_lanes)(positions + 3 * at.sample, count, x);
+        load_lanes(positions + 3 * at.sample, count, x);
         NAME(cubes_at)(x, resolutions[level], sizes[level], smooth, cubes);
         NAME(weights_of)(cubes, directions ? directions + 3 * at.sample : 0, openness[level], count, weights);
         const REAL* rows = table + first[level] * width;
@@ -211,7 +205,7 @@ KERNEL NAME(hash_table_grad)(const int64* resolutions, const int64* sizes, const
         if (openness[level] == 0) continue;
         NAME(Cubes) cubes;
         REAL x[3][BLOCK], weights[8][BLOCK];
-        NAME(load_lanes)(positions + 3 * at.sample, count, x);
+        load_lanes(positions + 3 * at.sample, count, x);
         NAME(cubes_at)(x, resolutions[level], sizes[level], smooth, cubes);
         NAME(weights_of)(cubes, directions ? directions + 3 * at.sample : 0, openness[level], count, weights);
         const REAL* d_out = d_features + at.sample * stride + level * width;
@@ -229,9 +223,9 @@ KERNEL NAME(hash_position_grad)(const REAL* table, int64 width, const int64* res
     const int64 stride = n_levels * width;
     FOR_EACH_BLOCK(sample, count) {
         REAL x[3][BLOCK], v[3][BLOCK], sums[3][BLOCK];
-        NAME(load_lanes)(positions + 3 * sample, count, x);
+        load_lanes(positions + 3 * sample, count, x);
         const bool along = directions != 0;
-        NAME(load_lanes)(along ? directions + 3 * sample : positions + 3 * sample, count, v);
+        load_lanes(along ? directions + 3 * sample : positions + 3 * sample, count, v);
         FOR_EACH_LANE(k, BLOCK) sums[0][k] = sums[1][k] = sums[2][k] = 0;
         for (int64 level = 0; level < n_levels; ++level) {
             const REAL open = openness[level];

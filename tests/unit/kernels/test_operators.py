@@ -43,7 +43,11 @@ ARGUMENTS: dict[str, Callable[[], tuple[Any, ...]]] = {
         0.1,
     ),
     "dense_field": lambda: (rand(27, 7, grad=True), 3, rand(9, 3, seed=1), *FIELD),
-    "dense_field_backward": lambda: (rand(27, 7), 3, rand(9, 3, seed=1), *FIELD, rand(9), rand(9, 3, seed=2), rand(9, 3, seed=3)),
+    "dense_field_backward": lambda: (
+        *(3, 7, rand(9, 3, seed=1), 0, 2.0),
+        *(rand(9, seed=2), rand(9, 3, seed=3), rand(9, 3, seed=4), rand(9, seed=5) + 0.1),
+        *(rand(9, seed=6), rand(9, 3, seed=7), rand(9, 3, seed=8)),
+    ),
     "dense_table": lambda: (rand(4, 5, 5, 5, grad=True), 2.0, True),
     "dense_table_backward": lambda: (rand(125, 7), 5, 2.0),
     "hash_encode": lambda: (rand(91, 2, grad=True), rand(6, 3, seed=1, grad=True), None, *LEVELS),
