@@ -28,7 +28,9 @@ _library.define(
     "composite_backward(Tensor deltas, Tensor values, Tensor packed_info, Tensor weights, Tensor d_weights, "
     "Tensor d_sums) -> (Tensor, Tensor)"
 )
-_library.define("march(Tensor rays_o, Tensor rays_d, Tensor shifts, Tensor bounds, Tensor cells, float step) -> (Tensor, Tensor, Tensor)")
+_MARCH = "Tensor rays_o, Tensor rays_d, Tensor shifts, Tensor bounds, Tensor cells, float step"
+_library.define(f"march({_MARCH}) -> (Tensor, Tensor, Tensor)")
+_library.define(f"march_fixed({_MARCH}, int capacity) -> (Tensor, Tensor, Tensor, Tensor)")
 _library.define(
     "dense_field(Tensor table, int n, Tensor positions, int activation, float scale, float blob_density, float blob_radius, "
     "float mist) -> (Tensor, Tensor, Tensor, Tensor)"
@@ -90,7 +92,7 @@ def composite(densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Te
 
     Args:
         densities, deltas: [M]. values: [M, C]. packed_info: [R, 2] int64, first sample and number of samples of each
-            ray; samples lie in ray order without gaps.
+            ray; samples lie in ray order without gaps. What lies behind the last ray's is nobody's: weights and gradients 0.
     Differentiable in densities and values, not in deltas.
     """
     weights, sums = torch.ops.dreamfusion.composite(densities, deltas, values, packed_info)
@@ -101,7 +103,8 @@ def _composite_kernel(densities: Tensor, deltas: Tensor, values: Tensor, packed_
     densities, deltas, values, packed_info = _flat(densities, deltas, values, packed_info)
     weights, sums = torch.empty_like(densities), values.new_empty(packed_info.shape[0], values.shape[1])
     kernels = _kernels(densities)
-    arguments = (densities, deltas, values, values.shape[1], packed_info, weights, sums)
+    sizes = packed_info.shape[0], values.shape[0]
+    arguments = (densities, deltas, values, values.shape[1], packed_info, *sizes, weights, sums)
     kernels.run("composite_forward", densities.dtype, kernels.parts(packed_info.shape[0], RAYS_GRAIN), lambda _part: arguments)
     return weights, sums
 
@@ -112,7 +115,8 @@ def _composite_backward_kernel(
     deltas, values, packed_info, weights, d_weights, d_sums = _flat(deltas, values, packed_info, weights, d_weights, d_sums)
     d_densities, d_values = torch.empty_like(weights), torch.empty_like(values)
     kernels = _kernels(weights)
-    arguments = (deltas, values, values.shape[1], packed_info, weights, d_weights, d_sums, d_densities, d_values)
+    sizes = packed_info.shape[0], values.shape[0]
+    arguments = (deltas, values, values.shape[1], packed_info, *sizes, weights, d_weights, d_sums, d_densities, d_values)
     kernels.run("composite_backward", weights.dtype, kernels.parts(packed_info.shape[0], RAYS_GRAIN), lambda _part: arguments)
     return d_densities, d_values
 
@@ -160,9 +164,52 @@ def march(rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells:
     return ray_indices, t_mids, packed_info
 
 
+def march_fixed(
+    rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float, capacity: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `march`, but ray_indices and t_mids have `capacity` >= 1 elements whatever the rays meet, and nobody waits for the device.
+
+    If there is more, each ray keeps the same share of its samples, from its front; behind the last ray's are copies of the first ones,
+    which are nobody's (see `composite`). R >= 1. Returns also the number of samples that there would be, a scalar.
+    """
+    ray_indices, t_mids, packed_info, found = torch.ops.dreamfusion.march_fixed(rays_o, rays_d, shifts, bounds, cells, step, capacity)
+    return ray_indices, t_mids, packed_info, found
+
+
+def shares(counts: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+    """counts [R], less where their sum is above capacity: each the same share, rounded down; and the sum that they had."""
+    found = counts.sum()
+    return torch.where(found > capacity, counts * capacity // found.clamp(min=1), counts), found
+
+
+def fill_up(ray_indices: Tensor, t_mids: Tensor, n_samples: Tensor) -> tuple[Tensor, Tensor]:
+    """[C] both: behind the first n_samples (a scalar) the same ones over and over."""
+    source = torch.arange(len(t_mids), device=t_mids.device) % n_samples.clamp(min=1)
+    return ray_indices[source], t_mids[source]
+
+
 def _march_kernel(
     rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    counts, write = _count(rays_o, rays_d, shifts, bounds, cells, step)
+    total = int(counts.sum())
+    return write(counts, cells.new_empty(total, dtype=torch.int64), rays_o.new_empty(total))
+
+
+def _march_fixed_kernel(
+    rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float, capacity: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    counts, write = _count(rays_o, rays_d, shifts, bounds, cells, step)
+    kept, found = shares(counts, capacity)
+    # Zeros: where no ray meets anything, the copies are of the first ray's origin.
+    ray_indices, t_mids, packed_info = write(kept, cells.new_zeros(capacity, dtype=torch.int64), rays_o.new_zeros(capacity))
+    return *fill_up(ray_indices, t_mids, kept.sum()), packed_info, found
+
+
+def _count(
+    rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float
+) -> tuple[Tensor, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]]:
+    """How many samples each ray has [R], and what writes so many of them as it is then told into ray_indices and t_mids."""
     rays_o, rays_d, shifts, bounds, cells = _flat(rays_o, rays_d, shifts, bounds, cells)
     n_rays, dtype, kernels = rays_o.shape[0], rays_o.dtype, _kernels(rays_o)
     parts = kernels.parts(n_rays, RAYS_GRAIN)
@@ -170,14 +217,17 @@ def _march_kernel(
     counts = cells.new_empty(n_rays, dtype=torch.int64)
     starts = cells.new_empty(n_rays, dtype=torch.int32)
     kernels.run("march_count", dtype, parts, lambda _part: (*where, counts, starts))
-    packed_info = torch.stack([counts.cumsum(0) - counts, counts], dim=-1)
-    total = int(counts.sum())
-    ray_indices, t_mids = cells.new_empty(total, dtype=torch.int64), rays_o.new_empty(total)
-    kernels.run("march_write", dtype, parts, lambda _part: (*where, packed_info, starts, ray_indices, t_mids))
-    return ray_indices, t_mids, packed_info
+
+    def write(kept: Tensor, ray_indices: Tensor, t_mids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        packed_info = torch.stack([kept.cumsum(0) - kept, kept], dim=-1)
+        kernels.run("march_write", dtype, parts, lambda _part: (*where, packed_info, starts, ray_indices, t_mids))
+        return ray_indices, t_mids, packed_info
+
+    return counts, write
 
 
 _implement("march", _march_kernel)
+_implement("march_fixed", _march_fixed_kernel)
 
 
 @torch.library.register_fake("dreamfusion::march", lib=_library)
@@ -185,6 +235,14 @@ def _(rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Ten
     total = torch.library.get_ctx().new_dynamic_size()
     index = cells.new_empty(total, dtype=torch.int64)
     return index, rays_o.new_empty(total), cells.new_empty(rays_o.shape[0], 2, dtype=torch.int64)
+
+
+@torch.library.register_fake("dreamfusion::march_fixed", lib=_library)
+def _(
+    rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float, capacity: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    index = cells.new_empty(capacity, dtype=torch.int64)
+    return index, rays_o.new_empty(capacity), index.new_empty(rays_o.shape[0], 2), index.new_empty(())
 
 
 # --- a dense grid that is density and colour -----------------------------------------------------------------------------------
