@@ -18,8 +18,8 @@ from cuda_ext.cuda import CudaKernels, find_cuda_kernels
 # Less work than this is not worth waking a thread for.
 RAYS_GRAIN = 512
 SAMPLES_GRAIN = 4096
-# Each thread of a table's gradient adds into a table of its own: beyond a few, adding those up costs more than it saves.
-MOST_TABLES = 4
+# Each thread of a dense grid's gradient has planes of its own, but walks over all samples: beyond a few it mostly walks.
+MOST_SLABS = 8
 ACTIVATIONS = ("softplus", "exp")
 
 _library = torch.library.Library("dreamfusion", "DEF")
@@ -28,10 +28,17 @@ _library.define(
     "composite_backward(Tensor deltas, Tensor values, Tensor packed_info, Tensor weights, Tensor d_weights, "
     "Tensor d_sums) -> (Tensor, Tensor)"
 )
-_library.define("march(Tensor rays_o, Tensor rays_d, Tensor shifts, Tensor bounds, Tensor cells, float step) -> (Tensor, Tensor, Tensor)")
-_FIELD = "Tensor table, int n, Tensor positions, int activation, float scale, float blob_density, float blob_radius, float mist"
-_library.define(f"dense_field({_FIELD}) -> (Tensor, Tensor, Tensor)")
-_library.define(f"dense_field_backward({_FIELD}, Tensor d_densities, Tensor d_albedo, Tensor d_normals) -> Tensor")
+_MARCH = "Tensor rays_o, Tensor rays_d, Tensor shifts, Tensor bounds, Tensor cells, float step"
+_library.define(f"march({_MARCH}) -> (Tensor, Tensor, Tensor)")
+_library.define(f"march_fixed({_MARCH}, int capacity) -> (Tensor, Tensor, Tensor, Tensor)")
+_library.define(
+    "dense_field(Tensor table, int n, Tensor positions, int activation, float scale, float blob_density, float blob_radius, "
+    "float mist) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "dense_field_backward(int n, int width, Tensor positions, int activation, float scale, Tensor densities, Tensor albedo, "
+    "Tensor normals, Tensor lengths, Tensor d_densities, Tensor d_albedo, Tensor d_normals) -> Tensor"
+)
 
 
 def serves(tensor: Tensor) -> bool:
@@ -85,7 +92,7 @@ def composite(densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Te
 
     Args:
         densities, deltas: [M]. values: [M, C]. packed_info: [R, 2] int64, first sample and number of samples of each
-            ray; samples lie in ray order without gaps.
+            ray; samples lie in ray order without gaps. What lies behind the last ray's is nobody's: weights and gradients 0.
     Differentiable in densities and values, not in deltas.
     """
     weights, sums = torch.ops.dreamfusion.composite(densities, deltas, values, packed_info)
@@ -96,7 +103,8 @@ def _composite_kernel(densities: Tensor, deltas: Tensor, values: Tensor, packed_
     densities, deltas, values, packed_info = _flat(densities, deltas, values, packed_info)
     weights, sums = torch.empty_like(densities), values.new_empty(packed_info.shape[0], values.shape[1])
     kernels = _kernels(densities)
-    arguments = (densities, deltas, values, values.shape[1], packed_info, weights, sums)
+    sizes = packed_info.shape[0], values.shape[0]
+    arguments = (densities, deltas, values, values.shape[1], packed_info, *sizes, weights, sums)
     kernels.run("composite_forward", densities.dtype, kernels.parts(packed_info.shape[0], RAYS_GRAIN), lambda _part: arguments)
     return weights, sums
 
@@ -107,7 +115,8 @@ def _composite_backward_kernel(
     deltas, values, packed_info, weights, d_weights, d_sums = _flat(deltas, values, packed_info, weights, d_weights, d_sums)
     d_densities, d_values = torch.empty_like(weights), torch.empty_like(values)
     kernels = _kernels(weights)
-    arguments = (deltas, values, values.shape[1], packed_info, weights, d_weights, d_sums, d_densities, d_values)
+    sizes = packed_info.shape[0], values.shape[0]
+    arguments = (deltas, values, values.shape[1], packed_info, *sizes, weights, d_weights, d_sums, d_densities, d_values)
     kernels.run("composite_backward", weights.dtype, kernels.parts(packed_info.shape[0], RAYS_GRAIN), lambda _part: arguments)
     return d_densities, d_values
 
@@ -155,9 +164,52 @@ def march(rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells:
     return ray_indices, t_mids, packed_info
 
 
+def march_fixed(
+    rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float, capacity: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `march`, but ray_indices and t_mids have `capacity` >= 1 elements whatever the rays meet, and nobody waits for the device.
+
+    If there is more, each ray keeps the same share of its samples, from its front; behind the last ray's are copies of the first ones,
+    which are nobody's (see `composite`). R >= 1. Returns also the number of samples that there would be, a scalar.
+    """
+    ray_indices, t_mids, packed_info, found = torch.ops.dreamfusion.march_fixed(rays_o, rays_d, shifts, bounds, cells, step, capacity)
+    return ray_indices, t_mids, packed_info, found
+
+
+def shares(counts: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+    """counts [R], less where their sum is above capacity: each the same share, rounded down; and the sum that they had."""
+    found = counts.sum()
+    return torch.where(found > capacity, counts * capacity // found.clamp(min=1), counts), found
+
+
+def fill_up(ray_indices: Tensor, t_mids: Tensor, n_samples: Tensor) -> tuple[Tensor, Tensor]:
+    """[C] both: behind the first n_samples (a scalar) the same ones over and over."""
+    source = torch.arange(len(t_mids), device=t_mids.device) % n_samples.clamp(min=1)
+    return ray_indices[source], t_mids[source]
+
+
 def _march_kernel(
     rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    counts, write = _count(rays_o, rays_d, shifts, bounds, cells, step)
+    total = int(counts.sum())
+    return write(counts, cells.new_empty(total, dtype=torch.int64), rays_o.new_empty(total))
+
+
+def _march_fixed_kernel(
+    rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float, capacity: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    counts, write = _count(rays_o, rays_d, shifts, bounds, cells, step)
+    kept, found = shares(counts, capacity)
+    # Zeros: where no ray meets anything, the copies are of the first ray's origin.
+    ray_indices, t_mids, packed_info = write(kept, cells.new_zeros(capacity, dtype=torch.int64), rays_o.new_zeros(capacity))
+    return *fill_up(ray_indices, t_mids, kept.sum()), packed_info, found
+
+
+def _count(
+    rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float
+) -> tuple[Tensor, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]]:
+    """How many samples each ray has [R], and what writes so many of them as it is then told into ray_indices and t_mids."""
     rays_o, rays_d, shifts, bounds, cells = _flat(rays_o, rays_d, shifts, bounds, cells)
     n_rays, dtype, kernels = rays_o.shape[0], rays_o.dtype, _kernels(rays_o)
     parts = kernels.parts(n_rays, RAYS_GRAIN)
@@ -165,14 +217,17 @@ def _march_kernel(
     counts = cells.new_empty(n_rays, dtype=torch.int64)
     starts = cells.new_empty(n_rays, dtype=torch.int32)
     kernels.run("march_count", dtype, parts, lambda _part: (*where, counts, starts))
-    packed_info = torch.stack([counts.cumsum(0) - counts, counts], dim=-1)
-    total = int(counts.sum())
-    ray_indices, t_mids = cells.new_empty(total, dtype=torch.int64), rays_o.new_empty(total)
-    kernels.run("march_write", dtype, parts, lambda _part: (*where, packed_info, starts, ray_indices, t_mids))
-    return ray_indices, t_mids, packed_info
+
+    def write(kept: Tensor, ray_indices: Tensor, t_mids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        packed_info = torch.stack([kept.cumsum(0) - kept, kept], dim=-1)
+        kernels.run("march_write", dtype, parts, lambda _part: (*where, packed_info, starts, ray_indices, t_mids))
+        return ray_indices, t_mids, packed_info
+
+    return counts, write
 
 
 _implement("march", _march_kernel)
+_implement("march_fixed", _march_fixed_kernel)
 
 
 @torch.library.register_fake("dreamfusion::march", lib=_library)
@@ -180,6 +235,14 @@ def _(rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Ten
     total = torch.library.get_ctx().new_dynamic_size()
     index = cells.new_empty(total, dtype=torch.int64)
     return index, rays_o.new_empty(total), cells.new_empty(rays_o.shape[0], 2, dtype=torch.int64)
+
+
+@torch.library.register_fake("dreamfusion::march_fixed", lib=_library)
+def _(
+    rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float, capacity: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    index = cells.new_empty(capacity, dtype=torch.int64)
+    return index, rays_o.new_empty(capacity), index.new_empty(rays_o.shape[0], 2), index.new_empty(())
 
 
 # --- a dense grid that is density and colour -----------------------------------------------------------------------------------
@@ -197,71 +260,72 @@ def dense_field(
     """
     index = ACTIVATIONS.index(activation)
     found = torch.ops.dreamfusion.dense_field(table, n, positions, index, scale, blob_density, blob_radius, mist)
-    densities, albedo, normals = found
+    densities, albedo, normals, _ = found
     return densities, albedo, normals
 
 
-def _dense_field_kernel(table: Tensor, n: int, positions: Tensor, activation: int, *numbers: float) -> tuple[Tensor, Tensor, Tensor]:
+def _dense_field_kernel(table: Tensor, n: int, positions: Tensor, activation: int, *numbers: float) -> tuple[Tensor, ...]:
+    """Densities, albedo, normals, and the lengths [M] that normals were divided by (or [0])."""
     table, positions = _flat(table, positions)
-    n_samples, width = positions.shape[0], table.shape[1]
-    densities, albedo = positions.new_empty(n_samples), positions.new_empty(n_samples, 3)
-    normals = positions.new_empty(n_samples if width == 7 else 0, 3)
+    outputs = _dense_field_outputs(table, n, positions)
     kernels = _kernels(positions)
-    arguments: tuple[Argument, ...] = (table, width, n, positions, activation, *map(float, numbers), densities, albedo, normals)
-    kernels.run("dense_field_forward", table.dtype, kernels.parts(n_samples, SAMPLES_GRAIN), lambda _part: arguments)
-    return densities, albedo, normals
+    arguments: tuple[Argument, ...] = (table, table.shape[1], n, positions, activation, *map(float, numbers), *outputs)
+    kernels.run("dense_field_forward", table.dtype, kernels.parts(positions.shape[0], SAMPLES_GRAIN), lambda _part: arguments)
+    return outputs
+
+
+def _dense_field_outputs(table: Tensor, _n: int, positions: Tensor, *_numbers: float) -> tuple[Tensor, ...]:
+    n_samples = positions.shape[0]
+    n_normals = n_samples if table.shape[1] == 7 else 0
+    return tuple(positions.new_empty(shape) for shape in ((n_samples,), (n_samples, 3), (n_normals, 3), (n_normals,)))
 
 
 def _dense_field_backward_kernel(
-    table: Tensor,
-    n: int,
-    positions: Tensor,
-    activation: int,
-    scale: float,
-    blob_density: float,
-    blob_radius: float,
-    mist: float,
-    d_densities: Tensor,
-    d_albedo: Tensor,
-    d_normals: Tensor,
+    n: int, width: int, positions: Tensor, activation: int, scale: float, *outputs_and_gradients: Tensor
 ) -> Tensor:
-    table, positions, d_densities, d_albedo, d_normals = _flat(table, positions, d_densities, d_albedo, d_normals)
-    kernels = _kernels(table)
-    parts = kernels.parts(positions.shape[0], SAMPLES_GRAIN, MOST_TABLES)
-    own = table.new_zeros(len(parts), *table.shape)
-    fixed = (table, table.shape[1], n, positions, activation, scale, blob_density, blob_radius, mist, d_densities, d_albedo, d_normals)
-    kernels.run("dense_field_backward", table.dtype, parts, lambda part: (*fixed, own[part]))
-    return own[0] if len(parts) == 1 else own.sum(dim=0)
+    positions, *rest = _flat(positions, *outputs_and_gradients)
+    kernels, n_samples = _kernels(positions), positions.shape[0]
+    d_table = positions.new_zeros(n**3, width)
+    slabs = _slabs(positions, n, kernels.parts(n, 2, max(1, min(MOST_SLABS, n_samples // SAMPLES_GRAIN))))
+    fixed: tuple[Argument, ...] = (width, n, positions, activation, float(scale), *rest)
+    whole = [(0, n_samples)] * len(slabs)
+    kernels.run("dense_field_backward", positions.dtype, whole, lambda part: (*fixed, *slabs[part], d_table))
+    return d_table
+
+
+def _slabs(positions: Tensor, n: int, parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The grid's planes [0, n) in as many parts as given, with about as many samples in each: quantiles of a thousand of them."""
+    if len(parts) == 1:
+        return parts
+    some = positions[:: max(1, positions.shape[0] // 1024), 0].sort().values
+    borders = some[torch.arange(1, len(parts)) * len(some) // len(parts)]
+    edges = [0, *((borders.clamp(-1, 1) * 0.5 + 0.5) * (n - 1)).round().int().tolist(), n]
+    return list(zip(edges, edges[1:]))
 
 
 _implement("dense_field", _dense_field_kernel)
 _implement("dense_field_backward", _dense_field_backward_kernel)
 
 
-@torch.library.register_fake("dreamfusion::dense_field", lib=_library)
-def _(table: Tensor, n: int, positions: Tensor, *_numbers: float) -> tuple[Tensor, Tensor, Tensor]:
-    n_samples = positions.shape[0]
-    n_normals = n_samples if table.shape[1] == 7 else 0
-    return positions.new_empty(n_samples), positions.new_empty(n_samples, 3), positions.new_empty(n_normals, 3)
+torch.library.register_fake("dreamfusion::dense_field", _dense_field_outputs, lib=_library)
 
 
 @torch.library.register_fake("dreamfusion::dense_field_backward", lib=_library)
-def _(table: Tensor, *_rest: Any) -> Tensor:
-    return table.new_empty(table.shape)
+def _(n: int, width: int, positions: Tensor, *_rest: Any) -> Tensor:
+    return positions.new_empty(n**3, width)
 
 
 def _keep_dense_field(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    table, n, positions, *numbers = inputs
-    ctx.save_for_backward(table, positions)
-    ctx.n, ctx.numbers, ctx.n_normals = n, numbers, output[2].shape[0]
+    table, ctx.n, positions, ctx.activation, ctx.scale, *_ = inputs
+    ctx.width = table.shape[1]
+    ctx.save_for_backward(positions, *output)
 
 
 def _dense_field_grad(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    table, positions = ctx.saved_tensors
-    n_samples = positions.shape[0]
-    shapes = ((n_samples,), (n_samples, 3), (ctx.n_normals, 3))
-    full = (positions.new_zeros(shape) if grad is None else grad for grad, shape in zip(grads, shapes))
-    d_table = torch.ops.dreamfusion.dense_field_backward(table, ctx.n, positions, *ctx.numbers, *full)
+    positions, *outputs = ctx.saved_tensors
+    full = (torch.zeros_like(output) if grad is None else grad for grad, output in zip(grads, outputs[:3]))
+    numbers = ctx.n, ctx.width, positions, ctx.activation, ctx.scale
+    d_table = torch.ops.dreamfusion.dense_field_backward(*numbers, *outputs, *full)
     return d_table, None, None, None, None, None, None, None
 
 

@@ -14,12 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cuda_ext.cpu import Argument
+from cuda_ext.cpu import Argument, new_zeros
 from cuda_ext.ops import SAMPLES_GRAIN, _flat, _implement, _kernels, _library
 
 MOST_FEATURES = 32
-# Samples that the kernels take through all levels together on a CPU: their features (64 kB for 8 levels of 2) stay in its cache meanwhile.
-CHUNK = 2048
 
 
 class Levels(NamedTuple):
@@ -83,9 +81,10 @@ def _encode(table: Tensor, positions: Tensor, directions: Tensor | None, *number
     v: Argument = 0 if directions is None else _flat(positions, directions)[1]
     n_samples, n_levels, kernels = positions.shape[0], len(levels.sizes), _kernels(positions)
     features = table.new_empty(n_samples, n_levels * table.shape[1])
-    chunk = _chunk(positions)
+    parts = kernels.parts(n_levels * n_samples, SAMPLES_GRAIN)
+    chunk = max(1, -(-n_samples // len(parts)))  # each thread takes its own samples through all levels
     arguments: tuple[Argument, ...] = (table, table.shape[1], *_described(table, levels), positions, v, n_samples, chunk, features)
-    kernels.run("hash_encode", table.dtype, kernels.parts(n_levels * n_samples, SAMPLES_GRAIN), lambda _part: arguments)
+    kernels.run("hash_encode", table.dtype, parts, lambda _part: arguments)
     return features
 
 
@@ -94,10 +93,10 @@ def _table_grad(positions: Tensor, directions: Tensor | None, d_features: Tensor
     positions, d_features = _flat(positions, d_features)
     v: Argument = 0 if directions is None else _flat(positions, directions)[1]
     n_samples, n_levels, kernels = positions.shape[0], len(levels.sizes), _kernels(positions)
-    d_table = d_features.new_zeros(sum(levels.sizes), d_features.shape[1] // n_levels)
+    d_table = new_zeros(d_features, sum(levels.sizes), d_features.shape[1] // n_levels)
     *lists, _all, smooth = _described(d_features, levels)
     whole = kernels.parts(n_levels, 1)  # each thread's levels, see the body
-    fixed = (smooth, positions, v, n_samples, _chunk(positions), d_features, d_table.shape[1])
+    fixed = (smooth, positions, v, n_samples, d_features, d_table.shape[1])
     kernels.run(
         "hash_table_grad",
         d_features.dtype,
@@ -105,11 +104,6 @@ def _table_grad(positions: Tensor, directions: Tensor | None, d_features: Tensor
         lambda part: (*lists, whole[part][1] - whole[part][0], *fixed, whole[part][0], n_levels, d_table),
     )
     return d_table
-
-
-def _chunk(positions: Tensor) -> int:
-    """A GPU takes one level after the other: all its threads share one cache."""
-    return CHUNK if positions.device.type == "cpu" else max(1, positions.shape[0])
 
 
 def _position_grad(table: Tensor, positions: Tensor, directions: Tensor | None, d_features: Tensor, *numbers: Any) -> Tensor:

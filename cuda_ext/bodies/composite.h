@@ -1,6 +1,7 @@
 // Volume compositing along packed rays. With a_i = 1 - exp(-s_i d_i): w_i = T_i a_i, T_{i+1} = T_i (1 - a_i), T_1 = 1, and
 // sums = sum_i w_i v_i. NeRF (2003.08934), eq. 3. One thread takes whole rays: [begin, end) counts rays, whose samples lie in ray order
-// without gaps.
+// without gaps. Samples behind the last ray's, up to n_samples, are nobody's (a march of fixed size fills up with them): their weights
+// and gradients are zero.
 
 // `channels` of values, or any number where fixed is 0.
 template <int fixed>
@@ -22,8 +23,16 @@ DEVICE void NAME(composite_ray)(const REAL* densities, const REAL* deltas, const
         for (int64 c = 0; c < channels; ++c) sum[c] = kept[c];
 }
 
+// `count` rays from `ray` on take their share of nobody's samples: element j of every n_rays.
+DEVICE void NAME(clear_rest)(REAL* numbers, int64 width, int64 ray, int64 count, const int64* packed_info, int64 n_rays, int64 n_samples) {
+    const int64* last = packed_info + 2 * (n_rays - 1);
+    for (int64 row = last[0] + last[1]; row < n_samples; row += n_rays)
+        for (int64 s = row + ray; s < least(row + ray + count, n_samples); ++s)
+            for (int64 c = 0; c < width; ++c) numbers[s * width + c] = 0;
+}
+
 KERNEL NAME(composite_forward)(const REAL* densities, const REAL* deltas, const REAL* values, int64 channels, const int64* packed_info,
-                               REAL* weights, REAL* sums, int64 begin, int64 end) {
+                               int64 n_rays, int64 n_samples, REAL* weights, REAL* sums, int64 begin, int64 end) {
     FOR_EACH_BLOCK(ray, count) {
         if (BLOCK > 1) {  // the exponentials of the whole block in vectors; `weights` keeps them meanwhile
             const int64* last_ray = packed_info + 2 * (ray + count - 1);
@@ -36,6 +45,7 @@ KERNEL NAME(composite_forward)(const REAL* densities, const REAL* deltas, const 
             else if (channels == 8) NAME(composite_ray)<8>(densities, deltas, values, channels, first, last, weights, sum);
             else NAME(composite_ray)<0>(densities, deltas, values, channels, first, last, weights, sum);
         }
+        NAME(clear_rest)(weights, 1, ray, count, packed_info, n_rays, n_samples);
     }
 }
 
@@ -68,8 +78,9 @@ DEVICE void NAME(composite_ray_backward)(const REAL* deltas, const REAL* values,
     }
 }
 
-KERNEL NAME(composite_backward)(const REAL* deltas, const REAL* values, int64 channels, const int64* packed_info, const REAL* weights,
-                                const REAL* d_weights, const REAL* d_sums, REAL* d_densities, REAL* d_values, int64 begin, int64 end) {
+KERNEL NAME(composite_backward)(const REAL* deltas, const REAL* values, int64 channels, const int64* packed_info, int64 n_rays,
+                                int64 n_samples, const REAL* weights, const REAL* d_weights, const REAL* d_sums, REAL* d_densities,
+                                REAL* d_values, int64 begin, int64 end) {
     FOR_EACH(ray) {
         const int64 first = packed_info[2 * ray], last = first + packed_info[2 * ray + 1];
         const REAL* d_sum = d_sums + ray * channels;
@@ -79,5 +90,7 @@ KERNEL NAME(composite_backward)(const REAL* deltas, const REAL* values, int64 ch
             NAME(composite_ray_backward)<8>(deltas, values, channels, first, last, weights, d_weights, d_sum, d_densities, d_values);
         else
             NAME(composite_ray_backward)<0>(deltas, values, channels, first, last, weights, d_weights, d_sum, d_densities, d_values);
+        NAME(clear_rest)(d_densities, 1, ray, 1, packed_info, n_rays, n_samples);
+        NAME(clear_rest)(d_values, channels, ray, 1, packed_info, n_rays, n_samples);
     }
 }

@@ -5,8 +5,8 @@
 // All three kernels know one form, the sum over corners of weight(x) * table[row] . features. With `directions` v [M, 3] the weight
 // is its derivative along v; so these three are also each other's derivatives, to second order in the position.
 //
-// Index i runs through the samples in chunks, within a chunk through the levels, within a level through the chunk's samples: neighbours
-// work in one level, whose rows stay in the cache, and a chunk's features are still there when the next level writes beside them.
+// Index i runs through the samples in chunks (one for each thread of a CPU), within a chunk through the levels, within a level through
+// the chunk's samples: neighbours work in one level, whose rows stay in the cache.
 
 struct NAME(Cubes) {
     unsigned row[8][BLOCK];
@@ -15,23 +15,23 @@ struct NAME(Cubes) {
 };
 
 struct NAME(Place) {
-    int64 level, sample, count;
+    int64 level, sample, left;  // left: how many samples from there on lie in the same level and chunk
 };
 
-// Where index i is, and how many of `count` indices from there lie in the same level and chunk.
-DEVICE NAME(Place) NAME(place_of)(int64 i, int64 n_samples, int64 n_levels, int64 chunk, int64 count) {
+// To index i, from the block before if there was one. Only at a chunk's end is it divided.
+DEVICE void NAME(move_on)(NAME(Place)& at, int64 i, int64 n_samples, int64 n_levels, int64 chunk) {
+    if (BLOCK > 1 && at.left > BLOCK) {
+        at.sample += BLOCK;
+        at.left -= BLOCK;
+        return;
+    }
     const int64 start = chunk < n_samples ? i / (chunk * n_levels) * chunk : 0, length = least(chunk, n_samples - start);
     const int64 rest = i - start * n_levels, level = rest / length, sample = rest - level * length;
-    NAME(Place) place = {level, start + sample, least(count, length - sample)};
-    return place;
+    at = {level, start + sample, length - sample};
 }
 
-// Lanes from count on repeat the last one: whole blocks need no second, slower loop for what is left over.
-DEVICE void NAME(load_lanes)(const REAL* triples, int64 count, REAL (*lanes)[BLOCK]) {
-    FOR_EACH_LANE(k, BLOCK)
-        for (int axis = 0; axis < 3; ++axis) lanes[axis][k] = triples[3 * least(k, (int)count - 1) + axis];
-}
-
+// Derivatives only where they are asked for.
+template <bool with_slopes>
 DEVICE void NAME(cubes_at)(const REAL (*x)[BLOCK], int64 resolution, int64 size, int64 smooth, NAME(Cubes)& cubes) {
     const int64 n = resolution + 1;
     const bool is_dense = n * n * n <= size;
@@ -45,7 +45,6 @@ DEVICE void NAME(cubes_at)(const REAL (*x)[BLOCK], int64 resolution, int64 size,
         unsigned at[3][2];
         for (int axis = 0; axis < 3; ++axis) {
             const REAL given = x[axis][k], inside = least(most(given, (REAL)0), (REAL)1);
-            const REAL slope = inside == given ? cells : 0;
             const int low = least((int)(inside * cells), last);
             const REAL t = inside * cells - (REAL)low;
             const REAL upper = smooth ? t * t * (3 - 2 * t) : t;
@@ -53,8 +52,11 @@ DEVICE void NAME(cubes_at)(const REAL (*x)[BLOCK], int64 resolution, int64 size,
             at[axis][1] = at[axis][0] + stride[axis];
             cubes.part[axis][0][k] = 1 - upper;
             cubes.part[axis][1][k] = upper;
-            cubes.slope[axis][k] = smooth ? slope * 6 * t * (1 - t) : slope;
-            cubes.bend[axis][k] = smooth ? slope * slope * (6 - 12 * t) : 0;
+            if (with_slopes) {
+                const REAL slope = inside == given ? cells : 0;
+                cubes.slope[axis][k] = smooth ? slope * 6 * t * (1 - t) : slope;
+                cubes.bend[axis][k] = smooth ? slope * slope * (6 - 12 * t) : 0;
+            }
         }
         for (int corner = 0; corner < 8; ++corner) {
             const unsigned a = at[0][corner >> 2], b = at[1][(corner >> 1) & 1], c = at[2][corner & 1];
@@ -71,11 +73,14 @@ DEVICE REAL NAME(slope_of)(const NAME(Cubes)& cubes, int corner, int axis, int k
     return product;
 }
 
-// Weights of all corners, or their derivatives along v, times openness.
-DEVICE void NAME(weights_of)(const NAME(Cubes)& cubes, const REAL* directions, REAL openness, int64 count, REAL (*weights)[BLOCK]) {
+// Rows and weights of all corners of a block, times openness; with directions v the weights' derivatives along v.
+DEVICE void NAME(corners_of)(const REAL* positions, const REAL* directions, int64 resolution, int64 size, int64 smooth, REAL openness,
+                             int64 count, NAME(Cubes)& cubes, REAL (*weights)[BLOCK]) {
+    REAL x[3][BLOCK], v[3][BLOCK];
+    load_lanes(positions, count, x);
     if (directions) {
-        REAL v[3][BLOCK];
-        NAME(load_lanes)(directions, count, v);
+        load_lanes(directions, count, v);
+        NAME(cubes_at)<true>(x, resolution, size, smooth, cubes);
         FOR_EACH_LANE(k, BLOCK)
             for (int corner = 0; corner < 8; ++corner) {
                 REAL sum = 0;
@@ -83,6 +88,7 @@ DEVICE void NAME(weights_of)(const NAME(Cubes)& cubes, const REAL* directions, R
                 weights[corner][k] = openness * sum;
             }
     } else {
+        NAME(cubes_at)<false>(x, resolution, size, smooth, cubes);
         FOR_EACH_LANE(k, BLOCK)
             for (int corner = 0; corner < 8; ++corner)
                 weights[corner][k] = openness * (cubes.part[0][corner >> 2][k] * cubes.part[1][(corner >> 1) & 1][k]) *
@@ -176,10 +182,11 @@ KERNEL NAME(hash_encode)(const REAL* table, int64 width, const int64* resolution
                          const REAL* openness, int64 n_levels, int64 smooth, const REAL* positions, const REAL* directions,
                          int64 n_samples, int64 chunk, REAL* features, int64 begin, int64 end) {
     const int64 stride = n_levels * width;
+    NAME(Place) at = {0, 0, 0};
     FOR_EACH_BLOCK(i, count) {
-        const NAME(Place) at = NAME(place_of)(i, n_samples, n_levels, chunk, count);
+        NAME(move_on)(at, i, n_samples, n_levels, chunk);
         const int64 level = at.level;
-        count = at.count;
+        count = least(count, at.left);
         REAL* out = features + at.sample * stride + level * width;
         if (openness[level] == 0) {
             FOR_EACH_LANE(k, count)
@@ -187,10 +194,9 @@ KERNEL NAME(hash_encode)(const REAL* table, int64 width, const int64* resolution
             continue;
         }
         NAME(Cubes) cubes;
-        REAL x[3][BLOCK], weights[8][BLOCK];
-        NAME(load_lanes)(positions + 3 * at.sample, count, x);
-        NAME(cubes_at)(x, resolutions[level], sizes[level], smooth, cubes);
-        NAME(weights_of)(cubes, directions ? directions + 3 * at.sample : 0, openness[level], count, weights);
+        REAL weights[8][BLOCK];
+        NAME(corners_of)(positions + 3 * at.sample, directions ? directions + 3 * at.sample : 0, resolutions[level], sizes[level],
+                         smooth, openness[level], count, cubes, weights);
         const REAL* rows = table + first[level] * width;
         if (width == 2) NAME(hash_read)<2>(rows, width, cubes, weights, count, out, stride);
         else if (width == 4) NAME(hash_read)<4>(rows, width, cubes, weights, count, out, stride);
@@ -201,19 +207,19 @@ KERNEL NAME(hash_encode)(const REAL* table, int64 width, const int64* resolution
 // Adds to d_table. Reads levels [level_0, level_0 + n_levels) of n_all; on a CPU each thread has levels of its own: then no two add to one
 // row.
 KERNEL NAME(hash_table_grad)(const int64* resolutions, const int64* sizes, const int64* first, const REAL* openness, int64 n_levels,
-                             int64 smooth, const REAL* positions, const REAL* directions, int64 n_samples, int64 chunk,
+                             int64 smooth, const REAL* positions, const REAL* directions, int64 n_samples,
                              const REAL* d_features, int64 width, int64 level_0, int64 n_all, REAL* d_table, int64 begin, int64 end) {
     const int64 stride = n_all * width;
+    NAME(Place) at = {0, 0, 0};
     FOR_EACH_BLOCK(i, count) {
-        const NAME(Place) at = NAME(place_of)(i, n_samples, n_levels, chunk, count);
+        NAME(move_on)(at, i, n_samples, n_levels, n_samples);
         const int64 level = level_0 + at.level;
-        count = at.count;
+        count = least(count, at.left);
         if (openness[level] == 0) continue;
         NAME(Cubes) cubes;
-        REAL x[3][BLOCK], weights[8][BLOCK];
-        NAME(load_lanes)(positions + 3 * at.sample, count, x);
-        NAME(cubes_at)(x, resolutions[level], sizes[level], smooth, cubes);
-        NAME(weights_of)(cubes, directions ? directions + 3 * at.sample : 0, openness[level], count, weights);
+        REAL weights[8][BLOCK];
+        NAME(corners_of)(positions + 3 * at.sample, directions ? directions + 3 * at.sample : 0, resolutions[level], sizes[level],
+                         smooth, openness[level], count, cubes, weights);
         const REAL* d_out = d_features + at.sample * stride + level * width;
         REAL* rows = d_table + first[level] * width;
         if (width == 2) NAME(hash_add)<2>(rows, width, cubes, weights, count, d_out, stride);
@@ -229,15 +235,15 @@ KERNEL NAME(hash_position_grad)(const REAL* table, int64 width, const int64* res
     const int64 stride = n_levels * width;
     FOR_EACH_BLOCK(sample, count) {
         REAL x[3][BLOCK], v[3][BLOCK], sums[3][BLOCK];
-        NAME(load_lanes)(positions + 3 * sample, count, x);
+        load_lanes(positions + 3 * sample, count, x);
         const bool along = directions != 0;
-        NAME(load_lanes)(along ? directions + 3 * sample : positions + 3 * sample, count, v);
+        load_lanes(along ? directions + 3 * sample : positions + 3 * sample, count, v);
         FOR_EACH_LANE(k, BLOCK) sums[0][k] = sums[1][k] = sums[2][k] = 0;
         for (int64 level = 0; level < n_levels; ++level) {
             const REAL open = openness[level];
             if (open == 0) continue;
             NAME(Cubes) cubes;
-            NAME(cubes_at)(x, resolutions[level], sizes[level], smooth, cubes);
+            NAME(cubes_at)<true>(x, resolutions[level], sizes[level], smooth, cubes);
             const REAL *rows = table + first[level] * width, *d_out = d_features + sample * stride + level * width;
             if (width == 2) NAME(hash_pull)<2>(rows, width, cubes, along, v, open, count, d_out, stride, sums);
             else if (width == 4) NAME(hash_pull)<4>(rows, width, cubes, along, v, open, count, d_out, stride, sums);

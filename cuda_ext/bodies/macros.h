@@ -69,10 +69,23 @@ DEVICE float expm1_of(float x) {
     return (scale - 1.0f) + scale * part;
 }
 DEVICE double expm1_of(double x) { return __builtin_expm1(x); }
-DEVICE float log1p_of(float x) { return __builtin_log1pf(x); }
-DEVICE double log1p_of(double x) { return __builtin_log1p(x); }
-DEVICE float log_of(float x) { return __builtin_logf(x); }
+// log of a normal positive number, for the same reason: of 2^n m with m in [sqrt(1/2), sqrt(2)), by the polynomial of FreeBSD's logf.
+// Exact to a unit in the last place; NaN stays NaN.
+DEVICE float log_of(float x) {
+    const unsigned bits = __builtin_bit_cast(unsigned, x) - 0x3F3504F3u;
+    const float n = (float)((int)bits >> 23), f = __builtin_bit_cast(float, (bits & 0x7FFFFFu) + 0x3F3504F3u) - 1.0f;
+    const float s = f / (2.0f + f), z = s * s, half = 0.5f * f * f;
+    const float tail = z * (0.66666662693f + z * (0.40000972152f + z * (0.28498786688f + z * 0.24279078841f)));
+    const float sum = s * (half + tail) + n * 9.0580006145e-6f - half + f + n * 0.69313812256f;
+    return x == x ? sum : x;
+}
 DEVICE double log_of(double x) { return __builtin_log(x); }
+// What 1 + x rounds away is added again.
+DEVICE float log1p_of(float x) {
+    const float one = 1.0f + x;
+    return log_of(one) + (x - (one - 1.0f)) / one;
+}
+DEVICE double log1p_of(double x) { return __builtin_log1p(x); }
 DEVICE float sqrt_of(float x) { return __builtin_sqrtf(x); }
 DEVICE double sqrt_of(double x) { return __builtin_sqrt(x); }
 DEVICE float ceil_of(float x) { return __builtin_ceilf(x); }
@@ -81,5 +94,11 @@ DEVICE double ceil_of(double x) { return __builtin_ceil(x); }
 
 template <typename T> DEVICE T least(T a, T b) { return a < b ? a : b; }
 template <typename T> DEVICE T most(T a, T b) { return a > b ? a : b; }
+
+// The block's triples, lane by lane. Lanes from count on repeat the last one: whole blocks need no second, slower loop for what is left.
+template <typename T> DEVICE void load_lanes(const T* triples, int64 count, T (*lanes)[BLOCK]) {
+    FOR_EACH_LANE(k, BLOCK)
+        for (int axis = 0; axis < 3; ++axis) lanes[axis][k] = triples[3 * least(k, (int)count - 1) + axis];
+}
 
 #endif

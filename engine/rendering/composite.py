@@ -61,5 +61,8 @@ def composite(densities: Tensor, deltas: Tensor, values: Tensor, ray_indices: Te
     """
     if ops.serves(densities):
         return ops.composite(densities, deltas, values, packed_info)
+    if len(packed_info):  # to the last ray what is nobody's: it has no length, so no weight
+        packed_info = packed_info.clone()
+        packed_info[-1, 1] = len(densities) - packed_info[-1, 0]
     weights, _ = weights_from_density(densities, deltas, packed_info)
     return weights, accumulate(weights, values, ray_indices, packed_info.shape[0])

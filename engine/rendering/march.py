@@ -20,13 +20,15 @@ class PackedSamples(NamedTuple):
     """Samples of all rays, in ray order, front to back.
 
     ray_indices [M] int64; t_starts, t_ends [M] float32, distances along the unit ray in world units; packed_info [R, 2] int64,
-    first sample and number of samples of each ray.
+    first sample and number of samples of each ray; left_out, a scalar: share of the samples that did not fit, None where all do.
+    A march of fixed size fills up with copies behind the last ray's samples, which have no length and are no ray's.
     """
 
     ray_indices: Tensor
     t_starts: Tensor
     t_ends: Tensor
     packed_info: Tensor
+    left_out: Tensor | None = None
 
 
 def intersect_box(rays_o: Tensor, rays_d: Tensor, aabb: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +55,13 @@ def pack(ray_indices: Tensor, n_rays: int) -> Tensor:
 
 @torch.no_grad()
 def march(
-    rays_o: Tensor, rays_d: Tensor, occupancy: OccupancyGrid, step_size: float, *, generator: torch.Generator | None = None
+    rays_o: Tensor,
+    rays_d: Tensor,
+    occupancy: OccupancyGrid,
+    step_size: float,
+    *,
+    generator: torch.Generator | None = None,
+    max_samples: int = 0,
 ) -> PackedSamples:
     """All samples of rays that lie in occupied cells of [-1, 1]^3.
 
@@ -63,9 +71,11 @@ def march(
         rays_o, rays_d: [R, 3] float32, directions of unit length.
         step_size: world units, > 0.
         generator: moves each ray's lattice by a random part of a step; None takes the middle.
+        max_samples: 0: as many as there are, for whose number the GPU is waited for. Else exactly so many (of one ray at least):
+            each ray loses the same share of its far end if there are more. With kernels nobody waits then.
     Raises:
         ValueError: for another shape or a step size that is not positive.
-    Waits for the GPU twice: the number of rays that hit and of samples.
+    The twin waits for the GPU twice: the number of rays that hit and of samples.
     """
     if rays_o.ndim != 2 or rays_o.shape[-1] != 3 or rays_o.shape != rays_d.shape:
         raise ValueError(f"rays_o and rays_d must both be [R, 3], got {list(rays_o.shape)} and {list(rays_d.shape)}")
@@ -76,11 +86,36 @@ def march(
         shifts = torch.full((R,), 0.5, device=device)
     else:
         shifts = torch.rand(R, generator=generator, device=generator.device).to(device)
-    if ops.serves(rays_o):
-        shifts, bounds = shifts.to(rays_o.dtype), occupancy.bounds.to(rays_o.dtype)
-        ray_indices, t_mids, packed_info = ops.march(rays_o, rays_d, shifts, bounds, occupancy.occupied_cells, step_size)
-        return PackedSamples(ray_indices, t_mids - 0.5 * step_size, t_mids + 0.5 * step_size, packed_info)
-    return _march_twin(rays_o, rays_d, shifts, occupancy, step_size)
+    is_fixed = max_samples > 0 and R > 0
+    if not ops.serves(rays_o):
+        samples = _march_twin(rays_o, rays_d, shifts, occupancy, step_size)
+        return _fixed_twin(samples, max_samples, step_size) if is_fixed else samples
+    shifts, bounds = shifts.to(rays_o.dtype), occupancy.bounds.to(rays_o.dtype)
+    where = rays_o, rays_d, shifts, bounds, occupancy.occupied_cells, step_size
+    if is_fixed:
+        ray_indices, t_mids, packed_info, found = ops.march_fixed(*where, max_samples)
+        return _with_lengths(ray_indices, t_mids, packed_info, found, step_size)
+    ray_indices, t_mids, packed_info = ops.march(*where)
+    return PackedSamples(ray_indices, t_mids - 0.5 * step_size, t_mids + 0.5 * step_size, packed_info)
+
+
+def _with_lengths(ray_indices: Tensor, t_mids: Tensor, packed_info: Tensor, found: Tensor, step_size: float) -> PackedSamples:
+    """None for the copies: a length of zero has no weight and no gradient."""
+    kept = packed_info[-1].sum()
+    half = 0.5 * step_size * (torch.arange(len(t_mids), device=t_mids.device) < kept)
+    return PackedSamples(ray_indices, t_mids - half, t_mids + half, packed_info, (found - kept) / found.clamp(min=1))
+
+
+def _fixed_twin(samples: PackedSamples, max_samples: int, step_size: float) -> PackedSamples:
+    """What the kernel makes of all samples, in torch."""
+    first, counts = samples.packed_info.unbind(1)
+    kept, found = ops.shares(counts, max_samples)
+    place = torch.arange(len(samples.t_starts), device=first.device) - first[samples.ray_indices]
+    chosen = place < kept[samples.ray_indices]
+    both = samples.ray_indices, 0.5 * (samples.t_starts + samples.t_ends)
+    ray_indices, t_mids = (torch.cat([some[chosen], some.new_zeros(max_samples)])[:max_samples] for some in both)
+    packed_info = torch.stack([kept.cumsum(0) - kept, kept], dim=-1)
+    return _with_lengths(*ops.fill_up(ray_indices, t_mids, kept.sum()), packed_info, found, step_size)
 
 
 def _march_twin(rays_o: Tensor, rays_d: Tensor, shifts: Tensor, occupancy: OccupancyGrid, step_size: float) -> PackedSamples:

@@ -40,6 +40,7 @@ class RenderOutput:
         positions: [M, 3]. directions: [M, 3] unit, of the ray. normals: [M, 3] unit outward or None.
         densities: [M]. t_mids, deltas: [M] world units.
         n_rays: B * H * W.
+        left_out: share of the samples that max_samples left out, a scalar; None without a limit.
     """
 
     image: Tensor
@@ -55,6 +56,7 @@ class RenderOutput:
     t_mids: Tensor
     deltas: Tensor
     n_rays: int
+    left_out: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def render(
     generator: torch.Generator | None = None,
     with_normals: bool = False,
     prune: bool = False,
+    max_samples: int = 0,
 ) -> RenderOutput:
     """Images with gradient.
 
@@ -101,19 +104,22 @@ def render(
         prune: leave out samples that no light reaches (transmittance below MIN_VISIBLE_TRANSMITTANCE); costs one look without
             gradient, saves the gradient of everything behind a surface. Measured on a CPU with a dense grid: a loss unless
             more than half of all samples are hidden, so it is for short steps and costly fields.
+        max_samples: see `march`; not together with prune.
     Returns:
         RenderOutput, differentiable in the field's parameters and in the background.
     Raises:
-        ValueError: if the background or light does not fit the cameras.
+        ValueError: if the background or light does not fit the cameras, or a fixed number of samples shall be pruned.
     """
     n = len(cameras)
+    if prune and max_samples:
+        raise ValueError("prune leaves out samples, max_samples fixes their number: not both")
     background = expand_background(background, n, height, width)
     if light_direction is not None and light_direction.shape != (n, 3):
         raise ValueError(f"light_direction must be [{n}, 3], got {list(light_direction.shape)}")
     rays_o, rays_d = camera_rays(cameras, height, width, jitter=generator)
     n_rays = rays_o.shape[0]
     with_normals = with_normals or needs_normals(shading)
-    samples = march(rays_o, rays_d, occupancy, step_size, generator=generator)
+    samples = march(rays_o, rays_d, occupancy, step_size, generator=generator, max_samples=max_samples)
     with field.frozen():
         if prune:
             samples = visible_samples(field, rays_o, rays_d, samples)
@@ -139,6 +145,7 @@ def render(
         t_mids=t_mids,
         deltas=deltas,
         n_rays=n_rays,
+        left_out=samples.left_out,
     )
 
 

@@ -12,6 +12,8 @@ from engine.training.run_state import RunState, StepReport
 
 # Share of a step's time that does not grow with the number of rays (model, optimizer). Only for the guess of the end.
 FIXED_SHARE = 0.6
+# Less than this is not worth a word: far ends lie behind what is seen.
+TOLD_SHARE = 0.01
 # How far a new measurement moves the shown seconds per step.
 PACE_BLEND = 0.1
 
@@ -40,6 +42,7 @@ def train(trainer: RunState, control: Control, hooks: Hooks, *, seed: int = 0) -
     pace = Pace(trainer)
     watch = CollapseWatch(trainer.n_steps)
     last_checkpoint = time.monotonic()
+    told = False
     while trainer.step < trainer.n_steps and not control.finishing:
         if control.cancelled:
             hooks.checkpoint()
@@ -64,6 +67,10 @@ def train(trainer: RunState, control: Control, hooks: Hooks, *, seed: int = 0) -
             trainer.restart(fault)
             watch = CollapseWatch(trainer.n_steps)
             continue
+        if not told and report.left_out is not None and trainer.step % cfg.check_every == 0:
+            share = report.left_out.item()
+            if told := share >= TOLD_SHARE:
+                hooks.warn(f"{share:.0%} of a step's samples do not fit into render.max-samples; allow more, or all of them with 0.")
         pace.stop()
         hooks.measured(trainer.step, report, pace.seconds_per_step)
         hooks.progress(trainer.step, trainer.n_steps, pace.seconds_per_step, pace.eta_s())

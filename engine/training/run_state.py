@@ -61,12 +61,14 @@ class StepReport:
     """What a step saw, as scalars. Values stay on the device until somebody looks.
 
     box_opacity: mean opacity of the views as a share of what the whole box would cover. largest_density: per world unit.
+    left_out: share of the samples that render.max-samples left out, None without a limit.
     """
 
     loss: Tensor
     guidance_loss: Tensor
     box_opacity: Tensor
     largest_density: Tensor
+    left_out: Tensor | None = None
 
 
 class RunState(ABC):

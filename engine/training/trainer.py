@@ -88,6 +88,7 @@ class Trainer(RunState):
             ambient_ratio=ambient_ratio,
             light_direction=light,
             generator=self.device_generator,
+            max_samples=cfg.render.max_samples,
         )
         guidance_loss = self.teacher.loss(out.image * clay, cameras, shading, self.step, self.n_steps, self.device_generator)  # 3.
         loss = cfg.guidance.weight * guidance_loss + self._regularisers(out)  # 4.
@@ -99,7 +100,7 @@ class Trainer(RunState):
         box_opacity = out.opacity.detach().mean() / box_share(cameras).clamp(min=1e-6)
         densities = out.densities.detach()
         largest = densities.max() if len(densities) else densities.new_zeros(())
-        return StepReport(loss.detach(), guidance_loss.detach(), box_opacity, largest)
+        return StepReport(loss.detach(), guidance_loss.detach(), box_opacity, largest, out.left_out)
 
     @property
     def step_size(self) -> float:
@@ -188,6 +189,7 @@ class Trainer(RunState):
             background=background,
             generator=self.device_generator,
             with_normals=normal_weight > 0,
+            max_samples=self.config.render.max_samples,
         )
         rgb, mask = view.losses(out, background)
         loss = self.at(cfg.lambda_rgb) * rgb + self.at(cfg.lambda_mask) * mask

@@ -18,6 +18,9 @@ class RenderConfig:
     """Width and height of a training view, rounded to a multiple of 8. 16..512, may be scheduled."""
     n_samples: int = 48
     """Places on a ray across the box where the field may be asked; empty space is skipped. 8..1024."""
+    max_samples: int = 0
+    """Exactly so many samples in every step, for memory that is known beforehand and steps that do not wait for the GPU; if a step
+    needs more, rays lose their far ends, and the job says so. 0: as many as there are. 0..100000000."""
     occupancy_resolution: int = 48
     """Cells per axis of the grid that remembers empty space. 16..256."""
     occupancy_every: int = 8
@@ -50,6 +53,7 @@ class RenderConfig:
             )
         check_scheduled("render.size-px", self.size_px, 16, 512)
         check_range("render.n-samples", self.n_samples, 8, 1024)
+        check_range("render.max-samples", self.max_samples, 0, 100_000_000)
         check_range("render.occupancy-resolution", self.occupancy_resolution, 16, 256)
         check_range("render.occupancy-every", self.occupancy_every, 1, 1000)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -27,12 +28,13 @@ def generator_of(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def composite_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
-    """Rays of 0 to 39 samples, some opaque."""
+def composite_case(device: torch.device, dtype: torch.dtype, *, kernel: bool, n_rest: int = 0) -> list[Tensor]:
+    """Rays of 0 to 39 samples, some opaque; and behind them n_rest samples that are no ray's."""
     generator = generator_of(1)
     counts = torch.randint(0, 40, (N_RAYS,), generator=generator)
     ray_indices = torch.repeat_interleave(torch.arange(N_RAYS), counts)
-    n = len(ray_indices)
+    n_owned = len(ray_indices)
+    n = n_owned + n_rest
     densities = torch.rand(n, generator=generator, dtype=dtype) * 6
     densities[::97] = 200.0
     deltas = torch.rand(n, generator=generator, dtype=dtype) * 0.2 + 0.05
@@ -43,8 +45,8 @@ def composite_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) ->
     if kernel:
         outputs = ops.composite(densities, deltas, values, packed_info)
     else:
-        weights, _ = weights_from_density(densities, deltas, packed_info)
-        outputs = weights, accumulate(weights, values, ray_indices, N_RAYS)
+        weights, _ = weights_from_density(densities[:n_owned], deltas[:n_owned], packed_info)
+        outputs = torch.cat([weights, weights.new_zeros(n_rest)]), accumulate(weights, values[:n_owned], ray_indices, N_RAYS)
     return with_gradients(outputs, [densities, values])
 
 
@@ -120,6 +122,7 @@ def adan_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list
 
 CASES: dict[str, Callable[..., list[Tensor]]] = {
     "composite": composite_case,
+    "composite of fixed size": functools.partial(composite_case, n_rest=1999),
     "dense_field softplus": dense_field_case("softplus", with_normals=True),
     "dense_field exp": dense_field_case("exp", with_normals=True),
     "dense_field without normals": dense_field_case("exp", with_normals=False),

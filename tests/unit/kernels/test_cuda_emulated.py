@@ -84,6 +84,18 @@ def test_march_is_its_twin_and_in_ray_order(emulated: CudaKernels) -> None:
     assert torch.equal(found.packed_info, pack(found.ray_indices, rays_o.shape[0]))
 
 
+def test_march_of_fixed_size_is_the_other_ones(emulated: CudaKernels) -> None:
+    occupancy = OccupancyGrid(24)
+    occupancy.update(lambda x: (x.norm(dim=-1) - 0.5).abs().lt(0.1).float(), 0, generator_of(1))
+    rays = picture_rays()
+    exact = march(*rays, occupancy, 0.07)
+    n = len(exact.t_starts)
+    roomy, tight = (march(*rays, occupancy, 0.07, max_samples=number) for number in (n + 500, n // 3))
+    assert torch.equal(roomy.packed_info, exact.packed_info) and torch.equal(roomy.ray_indices[:n], exact.ray_indices)
+    torch.testing.assert_close(roomy.t_starts[:n], exact.t_starts)
+    assert torch.equal(tight.packed_info[:, 1], exact.packed_info[:, 1] * (n // 3) // n) and len(tight.t_starts) == n // 3
+
+
 def test_nothing_to_do_launches_nothing(emulated: CudaKernels) -> None:
     occupancy, rays = OccupancyGrid(8), torch.zeros(0, 3)
     assert march(rays, rays, occupancy, 0.1).packed_info.shape == (0, 2)

@@ -91,6 +91,38 @@ def test_graph_replays_forward_and_backward() -> None:
     torch.testing.assert_close(recorded, step(), rtol=1e-4, atol=1e-4)
 
 
+def test_graph_replays_a_march_of_fixed_size_with_what_rays_meet_then() -> None:
+    """Marching waits for nobody; a recorded one follows new rays and a new occupancy."""
+    occupancy = OccupancyGrid(64).to(GPU)
+    occupancy.update(lambda x: (x.norm(dim=-1) - 0.5).abs().lt(0.1).float(), 0, generator_of(1))
+    cameras = orbit_cameras(*(torch.tensor([value]) for value in (20.0, 10.0, 2.9, 40.0)))
+    rays_o, rays_d = (rays.to(GPU) for rays in camera_rays(cameras, 64, 64))
+
+    def step() -> tuple[torch.Tensor, ...]:
+        samples = march(rays_o, rays_d, occupancy, 0.03, max_samples=60_000)
+        densities = torch.ones_like(samples.t_starts)
+        _, sums = ops.composite(densities, samples.t_ends - samples.t_starts, densities[:, None], samples.packed_info)
+        return samples.t_starts, samples.packed_info, sums
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            recorded = step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    rays_o.neg_(), rays_d.neg_()
+    graph.replay()
+    for found, wanted in zip(recorded, step(), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
 def test_second_gpu_has_its_own_kernels() -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("one GPU only")

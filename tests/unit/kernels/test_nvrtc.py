@@ -272,7 +272,7 @@ def test_without_a_compiler_the_ptx_is_loaded_and_said(emulated_gpu: Driver, mon
     kernels, reason = cuda._make(0)
     assert reason == "PTX that came with the program, since there is no compiler"
     ones, sums = torch.ones(3), torch.zeros(1, 1)
-    arguments = (ones, ones, ones, 1, torch.tensor([[0, 3]]), torch.zeros(3), sums)
+    arguments = (ones, ones, ones, 1, torch.tensor([[0, 3]]), 1, 3, torch.zeros(3), sums)
     kernels.run("composite_forward", torch.float32, kernels.parts(1, 1), lambda _part: arguments)
     assert sums.item() == pytest.approx(1 - 2.718281828**-3)
 

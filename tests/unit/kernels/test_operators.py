@@ -31,19 +31,28 @@ def packed() -> Tensor:
     return torch.tensor([[0, 3], [3, 0], [3, 4]])
 
 
-ARGUMENTS: dict[str, Callable[[], tuple[Any, ...]]] = {
-    "composite": lambda: (rand(7, grad=True), rand(7, seed=1), rand(7, 5, seed=2, grad=True), packed()),
-    "composite_backward": lambda: (rand(7), rand(7, 5, seed=1), packed(), rand(7, seed=2) / 4, rand(7, seed=3), rand(3, 5, seed=4)),
-    "march": lambda: (
+def marched() -> tuple[Any, ...]:
+    return (
         torch.tensor([[0.1, -3.0, 0.1], [0.0, 5.0, 0.0]]),
         torch.tensor([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]),
         torch.tensor([0.5, 0.5]),
         torch.tensor([[-1.0] * 3, [1.0] * 3]),
         rand(8, 8, 8) > 0.3,
         0.1,
-    ),
+    )
+
+
+ARGUMENTS: dict[str, Callable[[], tuple[Any, ...]]] = {
+    "composite": lambda: (rand(7, grad=True), rand(7, seed=1), rand(7, 5, seed=2, grad=True), packed()),
+    "composite_backward": lambda: (rand(7), rand(7, 5, seed=1), packed(), rand(7, seed=2) / 4, rand(7, seed=3), rand(3, 5, seed=4)),
+    "march": marched,
+    "march_fixed": lambda: (*marched(), 9),
     "dense_field": lambda: (rand(27, 7, grad=True), 3, rand(9, 3, seed=1), *FIELD),
-    "dense_field_backward": lambda: (rand(27, 7), 3, rand(9, 3, seed=1), *FIELD, rand(9), rand(9, 3, seed=2), rand(9, 3, seed=3)),
+    "dense_field_backward": lambda: (
+        *(3, 7, rand(9, 3, seed=1), 0, 2.0),
+        *(rand(9, seed=2), rand(9, 3, seed=3), rand(9, 3, seed=4), rand(9, seed=5) + 0.1),
+        *(rand(9, seed=6), rand(9, 3, seed=7), rand(9, 3, seed=8)),
+    ),
     "dense_table": lambda: (rand(4, 5, 5, 5, grad=True), 2.0, True),
     "dense_table_backward": lambda: (rand(125, 7), 5, 2.0),
     "hash_encode": lambda: (rand(91, 2, grad=True), rand(6, 3, seed=1, grad=True), None, *LEVELS),

@@ -162,6 +162,22 @@ def test_every_loss_weight_has_an_effect(name):
     assert float(plain.loss) == 0 and float(weighted.loss) > 0
 
 
+def test_a_fixed_number_of_samples_trains_alike_and_too_few_are_told_once():
+    settings = {"training__check_every": 1, "loss__lambda_smooth": 0, "render__background": "solid"}  # nothing drawn per sample
+    fields = []
+    for number in (0, 20_000):
+        trainer, log = trainer_of(render__max_samples=number, **settings), []
+        train(trainer, Control(), quiet_hooks(log))
+        assert not any(entry[0] == "warn" for entry in log)
+        fields.append([p.detach() for p in trainer.field.parameters()])
+    for exact, fixed in zip(*fields):
+        torch.testing.assert_close(fixed, exact, rtol=1e-3, atol=1e-4)
+    log = []
+    train(trainer_of(render__max_samples=500, **settings), Control(), quiet_hooks(log))
+    (told,) = [entry[1] for entry in log if entry[0] == "warn"]
+    assert "% of a step's samples do not fit into render.max-samples" in told
+
+
 @pytest.mark.parametrize("background", ["random", "learned", "mixed", "solid"])
 def test_every_background_trains(background):
     assert float(trainer_of(render__background=background).train_step().loss) > 0
