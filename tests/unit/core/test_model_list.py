@@ -27,7 +27,7 @@ def test_the_table_that_ships_is_the_engines() -> None:
     assert json.loads(TABLE_PATH.read_text()) == table, (
         f"models.toml changed: write this into {TABLE_PATH.name}: {json.dumps(table, indent=1)}"
     )
-    assert [row.id for row in shipped_rows() if row.installed] == ["toybox"]
+    assert [row.id for row in shipped_rows() if row.installed] == ["toybox", "toybox-image"]
 
 
 def test_every_field_of_a_row_is_one_that_the_engine_prints() -> None:
