@@ -23,4 +23,4 @@ def test_a_picture_becomes_the_very_prop_with_no_further_setting(generate, tmp_p
     exact = render_buffers(place(KINDS["bottle"].build(Variation(SHAPE))), views(), SIZE_PX, SIZE_PX, supersample=1)
     got = score(read_mesh(run.folder / "result"), "bottle", "green", load_classifier(), [exact])
     assert got.iou > 0.5, got
-    assert got.delta_e < 30, got
+    assert got.delta_e < 15, got
