@@ -53,5 +53,5 @@ def test_it_knows_what_was_shown_from_the_other_sides() -> None:
             ((found, seen),) = judge.name(image)
             props += found == noun
             looks += seen == look
-    print(props, looks)
-    assert props >= 6 and looks >= 5, (props, looks)
+    # Of 12: 10 and 8 when these weights were made; guessing would name none.
+    assert props >= 8 and looks >= 6, (props, looks)
