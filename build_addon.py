@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parent
 MANIFEST = "blender_manifest.toml"
 # What must be inside, or the extension does not start.
 REQUIRED = (MANIFEST, "__init__.py", "LICENSE", "blender_dreamfusion/__init__.py", "engine/__init__.py", "engine/protocol.py")
-WEIGHTS = "engine/toybox/weights"
-# Toybox is at most 40 MB; more means that somebody's training run or virtual environment slipped in.
+WEIGHTS = ("engine/toybox/weights", "engine/toybox/sibling")
+# Toybox and its sibling are at most 40 MB; more means that somebody's training run or virtual environment slipped in.
 MAX_ZIP_BYTES = 100_000_000
 # The same files give the same bytes: zip's own earliest date.
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
@@ -161,8 +161,9 @@ def main(arguments: list[str] | None = None) -> int:
         archive = build_zip(ROOT, options.output_dir)
         checked = "validated, also by Blender's own tool" if validate(archive) else "validated"
         print(f"{archive} ({archive.stat().st_size / 1e6:.1f} MB, {checked})")
-        if not (ROOT / WEIGHTS).is_dir():
-            print(f"Warning: {WEIGHTS} is missing, so the zip brings no model.")
+        for weights in WEIGHTS:
+            if not (ROOT / weights).is_dir():
+                print(f"Warning: {weights} is missing, so the zip brings no model for it.")
         if options.install:
             print(f"Installed in {install(archive, options.install.expanduser())}; enable DreamFusion in Blender's preferences")
         if options.repository:

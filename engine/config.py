@@ -181,8 +181,11 @@ def options() -> dict[str, Option]:
     return table
 
 
-def make_config(preset: str, overrides: Mapping[str, str], stage: str = "generate") -> JobConfig:
-    """The preset, what the stage changes, the user's values on top. Raises UserError for an unknown name or a value out of range."""
+def make_config(preset: str, overrides: Mapping[str, str], stage: str = "generate", of_model: Mapping[str, str] | None = None) -> JobConfig:
+    """The preset, what the model and the stage change, the user's values on top.
+
+    Raises: UserError for an unknown name or a value out of range.
+    """
     if preset not in PRESETS:
         raise UserError(
             f"preset is {preset!r}, but must be one of {', '.join(PRESETS)}.", f"Use --preset {_nearest(preset, PRESETS)}.", "preset"
@@ -191,7 +194,7 @@ def make_config(preset: str, overrides: Mapping[str, str], stage: str = "generat
         raise UserError(f"stage is {stage!r}, but must be one of {', '.join(STAGES)}.", "Leave it out to generate.", "option")
     sizes = STAGE_SIZES[preset] if stage != "generate" else {}
     groups: dict[str, dict[str, Any]] = {}
-    for given, text in (*PRESETS[preset].items(), *STAGES[stage].items(), *sizes.items(), *overrides.items()):
+    for given, text in (*PRESETS[preset].items(), *(of_model or {}).items(), *STAGES[stage].items(), *sizes.items(), *overrides.items()):
         option = options().get(given.replace("-", "_"))
         if option is None:
             raise UserError(f"There is no setting {given!r}.", f"Did you mean --{_nearest(given, options()).replace('_', '-')}?", "option")
@@ -234,7 +237,7 @@ def check_request(request: JobRequest) -> JobConfig:
         raise UserError("A mesh file and a job to start from were both given, but only one can be.", "Leave one out.", "option")
     if request.stage != "generate" and request.reference_image:
         raise UserError(f"A picture to follow has no effect on the stage {request.stage}.", "Leave it out.", "option")
-    config = make_config(request.preset, request.overrides, request.stage)
+    config = make_config(request.preset, request.overrides, request.stage, _settings_of(request.model))
     for view, text in config.guidance.own_texts().items():
         check_text(f"guidance.prompt-{view.split()[-1]}", text)
     check_text("guidance.flaws", config.guidance.flaws)
@@ -282,6 +285,17 @@ def _needs_no_words(model: str) -> bool:
     from engine.guidance.model_table import find_model
 
     return FAMILIES[find_model(model).kind].needs_picture
+
+
+def _settings_of(model: str) -> Mapping[str, str]:
+    """What a model's family changes against the preset; nothing for a name that is no model's, which is told later."""
+    from engine.guidance.families import FAMILIES
+    from engine.guidance.model_table import find_model
+
+    try:
+        return FAMILIES[find_model(model).kind].settings
+    except UserError:
+        return {}
 
 
 def check_text(name: str, text: str) -> None:

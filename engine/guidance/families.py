@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ class Family:
         method: the only guidance that it serves, for a model that denoises nothing; "": all the others.
         takes_control_net: whether a ControlNet can hold it to a surface.
         published_code: Python files that lie in the published folder; our own code stands in their place and they are never run.
+        settings: what its jobs change against any preset, as a user would type it; the user's own values still win.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Family:
     method: str = ""
     takes_control_net: bool = False
     published_code: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     def load(self, root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Denoiser:
         """The model in `root`. Raises UserError, code "model"."""
@@ -87,6 +89,13 @@ def _is_zero123(unet: Mapping[str, Any]) -> bool:
     return unet.get("addition_embed_type") in (None, "text") and unet.get("in_channels") == 2 * (unet.get("out_channels") or 0) > 0
 
 
+def _is_toybox_image(unet: Mapping[str, Any]) -> bool:
+    return isinstance(unet.get("base"), str)
+
+
+# Asked for a view of what a picture shows, a model paints it in the picture's colors: a step without colors would teach it nothing.
+NO_CLAY = {"light.textureless_ratio": "0"}
+
 # Kind, as models.toml names it, to its family.
 FAMILIES: dict[str, Family] = {
     "clip": Family(
@@ -118,6 +127,20 @@ FAMILIES: dict[str, Family] = {
         fits=_is_zero123,
         needs_picture=True,
         published_code=("clip_camera_projection/zero123.py",),
+        settings=NO_CLAY,
+    ),
+    "toybox-image": Family(
+        title="Toybox from a picture",
+        parts={
+            "image_encoder": TRANSFORMERS_STEM,
+            "feature_extractor": "",
+            "clip_camera_projection": DIFFUSERS_STEM,
+            "unet": DIFFUSERS_STEM,
+        },
+        denoiser="engine.guidance.toybox_image:ToyboxImage",
+        fits=_is_toybox_image,
+        needs_picture=True,
+        settings=NO_CLAY,
     ),
     "stable-diffusion": Family(
         title="Stable Diffusion",

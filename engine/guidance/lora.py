@@ -8,6 +8,7 @@ Merged, because the model is frozen: a run then costs what it costs without. Bot
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 from engine.errors import UserError
 from engine.guidance.denoiser import Denoiser
 from engine.guidance.denoiser_config import Lora
+
+# Layer's name in the file to its "down", "up" and, where it has one, "alpha".
+Changes = dict[str, dict[str, Tensor]]
 
 # How a file calls the parts of a model. "text_model": an older diffusers' name inside one text encoder.
 KOHYA_PARTS = {"lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2"}
@@ -47,8 +51,13 @@ def merge_lora(denoiser: Denoiser, lora: Lora) -> int:
 
     Raises: UserError, code "model", if the file is missing, damaged, of another kind, or made for another model; then nothing has changed.
     """
-    changes = _read(lora.path)
-    layers = {part: dict(_layers(module)) for part, module in denoiser.parts.items()}
+    return merge_changes(denoiser.parts, _read(lora.path), lora.path, lora.scale)
+
+
+@torch.no_grad()
+def merge_changes(parts: Mapping[str, nn.Module], changes: Changes, path: Path, scale: float = 1.0) -> int:
+    """`merge_lora` of changes that `changes_of` has sorted out, to the parts of a model by name."""
+    layers = {part: dict(_layers(module)) for part, module in parts.items()}
     found: list[tuple[nn.Module, Tensor]] = []
     missed = []
     for name, change in changes.items():
@@ -56,30 +65,34 @@ def merge_lora(denoiser: Denoiser, lora: Lora) -> int:
         if layer is None:
             missed.append(name)
             continue
-        delta = _delta(change, layer, name, lora.path)
+        delta = _delta(change, layer, name, path)
         found.append((layer, delta))
     if missed or not found:
         raise UserError(
-            f"{lora.path.name} was made for another model: {len(missed)} of its {len(changes)} changes have no place in this one"
+            f"{path.name} was made for another model: {len(missed)} of its {len(changes)} changes have no place in this one"
             f"{f' ({missed[0][:80]})' if missed else ''}.",
             "Choose the model that it was trained on, or another LoRA.",
             "model",
         )
     for layer, delta in found:
         weight: Tensor = layer.weight  # type: ignore[assignment]
-        weight.add_((lora.scale * delta).to(device=weight.device, dtype=weight.dtype))
+        weight.add_((scale * delta).to(device=weight.device, dtype=weight.dtype))
     return len(found)
 
 
-def _read(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Layer's name in the file to its "down", "up" and, where it has one, "alpha"."""
+def _read(path: Path) -> Changes:
     if not path.is_file():
         raise UserError(f"There is no LoRA file {path}.", "Look at its name and folder.", "model")
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is no safetensors file, or is damaged.", "Fetch it again.", "model") from error
-    changes: dict[str, dict[str, Tensor]] = {}
+    return changes_of(tensors, path)
+
+
+def changes_of(tensors: Mapping[str, Tensor], path: Path) -> Changes:
+    """The tensors of a LoRA file by layer; `path` is named in errors. Raises UserError, code "model"."""
+    changes: Changes = {}
     for name, tensor in tensors.items():
         ending = next((ending for ending in sorted(ENDINGS, key=len, reverse=True) if name.endswith(ending)), None)
         if ending is None:

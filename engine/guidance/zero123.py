@@ -86,7 +86,7 @@ class Zero123(StableDiffusion):
             encoder: Any = CLIPVisionModelWithProjection
             image_encoder = encoder.from_pretrained(root, subfolder="image_encoder", **weights_of(root / "image_encoder", dtype))
             scheduler = DDIMScheduler.from_pretrained(root, subfolder="scheduler", local_files_only=True)
-            projection = _load_projection(root / "clip_camera_projection")
+            projection = load_projection(root / "clip_camera_projection")
             pixels = ClipPixels.load(root / "feature_extractor" / "preprocessor_config.json")
         is_stable = STABLE.search(str(root.resolve())) is not None
         return Zero123(unet, vae, image_encoder, projection, scheduler, pixels, is_stable=is_stable, device=device, dtype=dtype)
@@ -168,7 +168,7 @@ def camera_moves(cameras: Cameras, others: Cameras, *, is_stable: bool) -> Tenso
     return torch.stack([-elevation, azimuth.sin(), azimuth.cos(), last], dim=-1)
 
 
-def _load_projection(folder: Path) -> torch.nn.Linear:
+def load_projection(folder: Path) -> torch.nn.Linear:
     """The layer from (embedding, move) to embedding. Raises ValueError if it is not there in safetensors, or fits nothing."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:

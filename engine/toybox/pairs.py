@@ -47,16 +47,28 @@ class PairSource:
     def __init__(self, folder: Path, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         self.rng = random.Random(seed)
-        self.shards = [load_shard(path) for path in shard_paths(folder)]
-        if not self.shards:
-            raise FileNotFoundError(f"no shards in {folder}; write some with python -m engine.toybox.data --out {folder}")
         self._kinds = list(KINDS.values())
+        self._folder = folder
+        self._read: dict[Path, dict[str, Tensor]] = {}
+        self.refresh()
+
+    def refresh(self) -> int:
+        """Read shards that were written meanwhile; returns how many there are. Raises FileNotFoundError if there are none."""
+        for path in shard_paths(self._folder):
+            if path not in self._read:
+                self._read[path] = load_shard(path)
+        if not self._read:
+            raise FileNotFoundError(f"no shards in {self._folder}; write some with python -m engine.toybox.data --out {self._folder}")
+        self.shards = list(self._read.values())
+        return len(self.shards)
 
     def draw(self, n: int) -> Pairs:
         first, second, kinds = self._rows(n)
         subjects = [draw_subject(self._kinds[k], self.rng) for k in kinds]
         nothing = (float("nan"),) * 3
+        # A few shades of each color, the same in both pictures, so that the color is taken from the picture.
         tint = torch.tensor([subject.tint or nothing for subject in subjects])
+        tint = tint * (1 + 0.05 * torch.randn((n, 1), generator=self.generator)) + 0.02 * torch.randn((n, 3), generator=self.generator)
         pattern = torch.tensor([subject.pattern_index for subject in subjects])
         shares = torch.tensor(SHADING_SHARE)
         wanted_shading = torch.multinomial(shares, n, replacement=True, generator=self.generator)

@@ -171,9 +171,17 @@ def v_loss(toybox: Toybox, latents: Tensor, embeds: Tensor, alphas_cumprod: Tens
 
 
 def velocity_loss(
-    predict: Callable[[Tensor, Tensor], Tensor], latents: Tensor, alphas_cumprod: Tensor, generator: torch.Generator
+    predict: Callable[[Tensor, Tensor], Tensor],
+    latents: Tensor,
+    alphas_cumprod: Tensor,
+    generator: torch.Generator,
+    teacher: Callable[[Tensor, Tensor], Tensor] | None = None,
+    trust: float = 0.0,
 ) -> Tensor:
-    """Min-SNR weighted loss of the velocity alpha * noise - sigma * latents, which `predict` sees in (noisy latents, timesteps)."""
+    """Min-SNR weighted loss of the velocity alpha * noise - sigma * latents, which `predict` sees in (noisy latents, timesteps).
+
+    With a `teacher` the goal is its answer by `trust` (0..1) and the velocity by the rest: what no model could guess is left out.
+    """
     n = len(latents)
     # One draw from each of n equal slices of the schedule: less variance than n independent draws.
     slices = (torch.arange(n) + torch.rand(n, generator=generator)) / n
@@ -183,6 +191,9 @@ def velocity_loss(
     alpha_bar, timesteps = alpha_bar.to(device=latents.device), timesteps.to(device=latents.device)
     noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
     velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
+    if teacher is not None:
+        with torch.no_grad():
+            velocity = torch.lerp(velocity, teacher(noisy, timesteps).float(), trust)
     predicted = predict(noisy, timesteps).float()
     snr = (alpha_bar / (1 - alpha_bar).clamp_min(1e-8)).flatten()
     weight = snr.clamp_max(MIN_SNR_GAMMA) / (snr + 1)

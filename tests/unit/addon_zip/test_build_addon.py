@@ -23,6 +23,7 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "blender_manifest.toml", root)
     shipped = ["__init__.py", "LICENSE", "README.md", "blender_dreamfusion/__init__.py", "engine/__init__.py", "engine/protocol.py"]
     shipped += ["engine/toybox/weights/unet/diffusion_pytorch_model.safetensors", "engine/toybox/data.py", "engine/guidance/models.toml"]
+    shipped += ["engine/toybox/sibling/unet/diffusion_pytorch_model.safetensors", "engine/toybox/sibling/README.md"]
     unwanted = [".git/config", ".venv/bin/python", ".venv313/x", "tests/unit/test_x.py", "engine/__pycache__/a.cpython-311.pyc"]
     unwanted += ["docs/images/panel.png", "benchmarks/main_job.py", "demo/scene.blend", "scratch/a", "dist/old.zip", "old.zip", ".ci/run"]
     unwanted += ["engine/toybox/runs/1/log", "engine/.DS_Store", "Makefile", "pyproject.toml", "scripts/demo.py", "build_addon.py"]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import typing
 
+import PIL.Image
 import pytest
 
 from engine.config import PRESETS, check_request, config_from_json, config_to_json, default_text, make_config, options
@@ -191,3 +192,20 @@ def test_field_docs_are_the_strings_under_the_fields():
 def test_reading_the_settings_and_the_command_line_does_not_import_torch():
     code = "import sys, engine.cli, engine.jobs, engine.server; print('torch' in sys.modules, 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["False", "False"]
+
+
+def test_a_model_prompted_by_a_picture_gets_no_clay_unless_told_to(tmp_path):
+    picture = PIL.Image.new("RGB", (64, 64), (255, 255, 255))
+    picture.paste((200, 20, 20), (16, 16, 48, 48))
+    picture.save(tmp_path / "mug.png")
+
+    def ratio(model, **overrides):
+        asked = {f"light.{name}": value for name, value in overrides.items()}
+        request = JobRequest(prompt="a mug", model=model, reference_image=str(tmp_path / "mug.png"), overrides=asked)
+        return check_request(request).light.textureless_ratio
+
+    by_default = make_config("draft", {}).light.textureless_ratio
+    assert by_default > 0 and ratio("toybox") == by_default
+    assert ratio("toybox-image") == ratio("zero123-xl") == 0
+    assert ratio("toybox-image", textureless_ratio="0.1") == 0.1
+    assert ratio("no such model") == by_default, "what is no model is told later, in a sentence of its own"

@@ -31,7 +31,7 @@ def test_the_table_that_ships_is_the_engines() -> None:
     assert json.loads(TABLE_PATH.read_text()) == table, (
         f"models.toml changed: write this into {TABLE_PATH.name}: {json.dumps(table, indent=1)}"
     )
-    assert [row.id for row in shipped_rows() if row.installed] == ["toybox"]
+    assert [row.id for row in shipped_rows() if row.installed] == ["toybox", "toybox-image"]
 
 
 def printed_row(model: Stored) -> dict[str, object]:

@@ -84,23 +84,39 @@ def test_it_starts_as_toyboxs_unet_that_sees_no_picture() -> None:
 
 def test_the_loss_teaches_every_part(data: Path) -> None:
     sibling = Sibling.from_toybox(TOYBOX)
-    pool, generator = ExamplePool(sibling, PairSource(data, 0)), torch.Generator().manual_seed(1)
+    teacher = Toybox.load(TOYBOX)
+    pool, generator = ExamplePool(sibling, PairSource(data, 0), teacher), torch.Generator().manual_seed(1)
     pool.add(2)
-    sibling.loss(pool.draw(2, generator), generator).backward()
+    sibling.loss(pool.draw(2, generator), generator, teacher, trust=0.0).backward()
     seen = {name: p.grad for name, p in sibling.trained.items() if p.grad is not None}
     assert set(sibling.trained) - set(seen) == set()
+    assert seen["unet.mid_block.resnets.0.conv1.lora_B.weight"].abs().sum() > 0, "the low-rank changes"
     assert seen["unet.conv_in.weight"][:, 8:].abs().sum() > 0, "the picture's latents"
     for name in ("projection.weight", "image_encoder.visual_projection.weight", "image_encoder.vision_model.embeddings.class_embedding"):
         assert seen[name].abs().sum() > 0, name
 
 
+def test_it_follows_toybox_as_far_as_it_is_told_to(data: Path) -> None:
+    """Told words in place of the picture's token, and blind to its latents, it says what Toybox says."""
+    sibling, teacher = Sibling.from_toybox(TOYBOX), Toybox.load(TOYBOX)
+    pool = ExamplePool(sibling, PairSource(data, 0), teacher)
+    pool.add(4)
+    examples = pool.draw(4, torch.Generator().manual_seed(1))
+    sibling.tokens = lambda given, moves: examples.words  # type: ignore[method-assign]
+    losses = {}
+    with torch.no_grad():
+        for trust in (0.0, 0.5, 1.0):
+            losses[trust] = float(sibling.loss(examples, torch.Generator().manual_seed(2), teacher, trust))
+    assert losses[1.0] < 0.01 * losses[0.0] and losses[1.0] < losses[0.5] < 0.3 * losses[0.0], losses
+
+
 def test_the_image_encoder_learns_to_say_what_words_would(data: Path) -> None:
     torch.manual_seed(0)
     sibling = Sibling.from_toybox(TOYBOX)
-    before = sibling.unet.conv_in.weight.clone()
+    before, trained = sibling.unet.conv_in.weight.clone(), set(sibling.trained)
     losses = align(sibling, Toybox.load(TOYBOX), PairSource(data, 0), seconds=8.0)
     assert sum(losses[-3:]) / 3 < 0.8 * losses[0], losses
-    assert torch.equal(before, sibling.unet.conv_in.weight) and all(p.requires_grad for p in sibling.unet.parameters())
+    assert torch.equal(before, sibling.unet.conv_in.weight) and set(sibling.trained) == trained
 
 
 def test_what_it_writes_after_some_steps_is_a_model_that_runs(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
