@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.after_training import export_job, render_job
 from engine.cli_parser import parse
-from engine.config import PICTURE_KINDS, options
+from engine.config import PICTURE_KINDS, needs_no_words, options
 from engine.errors import UserError
 from engine.job_folder import slug_of
 from engine.picture_flags import picture_fields
@@ -156,8 +156,8 @@ def _request(arguments: argparse.Namespace) -> JobRequest | None:
 
         before = continued_request(Path(given["start_from"]))
         return dataclasses.replace(before, **given, overrides={**before.overrides, **overrides})
-    if arguments.image is not None:
-        return JobRequest(prompt="", overrides=overrides, **given)  # refused like an empty prompt with a picture from anywhere else
+    if arguments.image is not None or needs_no_words(given.get("model", JobRequest.model)):
+        return JobRequest(prompt="", overrides=overrides, **given)  # refused like an empty prompt, or a lacking picture, from anywhere else
     raise UserError("The prompt is missing.", 'Say what to make, for example: generate "a red mug".', "prompt")
 
 

@@ -220,13 +220,13 @@ def default_text(option: Option, preset: str = "draft") -> str:
 def check_request(request: JobRequest) -> JobConfig:
     """Everything about a request that can be judged without the model. Returns its config. Raises UserError."""
     check_text("prompt", request.prompt)
-    if not request.prompt.strip() and request.reference_image and not _needs_no_words(request.model):
+    if not request.prompt.strip() and request.reference_image and not needs_no_words(request.model):
         raise UserError(
             "A picture alone is not enough: the model follows words, which say what the other sides are of.",
             'Say what the picture shows, for example "a red mug".',
             "prompt",
         )
-    if not request.prompt.strip() and not request.reference_image:
+    if not request.prompt.strip() and not request.reference_image and not needs_no_words(request.model):
         raise UserError("The prompt is empty.", 'Say what to make, for example "a red mug".', "prompt")
     check_text("negative", request.negative)
     if not 0 <= request.seed < 2**31:
@@ -279,7 +279,7 @@ def prepare_references(request: JobRequest) -> list[Reference]:
     ]
 
 
-def _needs_no_words(model: str) -> bool:
+def needs_no_words(model: str) -> bool:
     """Whether a model's prompt is a picture."""
     from engine.guidance.families import FAMILIES
     from engine.guidance.model_table import find_model

@@ -27,6 +27,7 @@ def refused(run, text, folder_stays_away=True):
         ([""], "The prompt is empty."),
         (["  "], "The prompt is empty."),
         ([], "The prompt is missing."),
+        (["--model", "toybox-image"], "Toybox from a picture makes an object from a picture, and none was given."),
         (["mug " * 2500], "The prompt has 10,000 letters"),
         (["a mug \N{HOT BEVERAGE}"], "holds the sign \N{HOT BEVERAGE}"),
         (["a mug\na spoon"], "has a line break"),
