@@ -33,6 +33,8 @@ _READ_FOR: dict[str, list[str]] = {
     "view_contrast": _DENOISING,
     "annealing": _DENOISING,
 }
+# What is on for the methods that read it; to switch it off says nothing wrong with any.
+_ON_BY_DEFAULT = ("view_contrast",)
 # Words of timestep_weight that each kind of method knows.
 _EPSILON_WEIGHTS = ("auto", "sigma", "uniform", "x0")
 _TARGET_WEIGHTS = ("auto", "uniform", "sds")
@@ -173,7 +175,8 @@ class GuidanceConfig:
             if item.name == "n_crops" and self.clip_model:
                 continue
             users = _READ_FOR.get(item.name) or [method for method, names in METHOD_SETTINGS.items() if item.name in names]
-            if users and self.method not in users and getattr(self, item.name) != item.default:
+            value = getattr(self, item.name)
+            if users and self.method not in users and value != item.default and not (value == 0 and item.name in _ON_BY_DEFAULT):
                 raise UserError(
                     f"guidance.{item.name.replace('_', '-')} has no effect with guidance.method {self.method}.",
                     f"Leave it out, or use --guidance.method {users[0]}.",

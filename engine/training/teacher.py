@@ -91,7 +91,8 @@ class DiffusionTeacher:
             alphas_cumprod=self.denoiser.alphas_cumprod,
             annealing=cfg.annealing,
         ).repeat_interleave(per_sample)
-        perp_neg, contrast = (scheduled(value, step, n_steps) for value in (cfg.perp_neg, cfg.view_contrast))
+        perp_neg = scheduled(cfg.perp_neg, step, n_steps)
+        contrast = 0.0 if cfg.method == "clip" else scheduled(cfg.view_contrast, step, n_steps)
         prompt = self.prompts.embeds(*camera_angles(cameras), shading, perp_neg=perp_neg, contrast=contrast)
         prompt = self._told(prompt, cameras)
         renders = images

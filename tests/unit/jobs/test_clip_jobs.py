@@ -69,6 +69,7 @@ def test_a_mesh_is_painted_so_that_it_fits_the_prompt_better(clip, tmp_path, mon
         (["--model", "SD", *CLIP], "guidance.method clip needs CLIP, and model is a diffusion model. Use --model clip-vit-l14"),
         (["--model", "CLIP", *CLIP, "--output.inspect-every", "2"], "denoises nothing, so output.inspect-every has nothing to show"),
         (["--model", "CLIP", *CLIP, "--guidance.perp-neg", "1"], "guidance.perp-neg has no effect with guidance.method clip"),
+        (["--model", "CLIP", *CLIP, "--guidance.view-contrast", "1"], "guidance.view-contrast has no effect with guidance.method clip"),
         (["--model", "CLIP", *CLIP, "--guidance.annealing", "sqrt"], "guidance.annealing has no effect with guidance.method clip"),
         (
             ["--model", "CLIP", *CLIP, "--guidance.timestep-weight", "uniform"],

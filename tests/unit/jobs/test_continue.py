@@ -21,6 +21,7 @@ LEVEL = {
     "optimizer.learning-rate": "0.005",
     "guidance.t-low": "0.1",
     "guidance.t-high": "0.7",
+    "guidance.view-contrast": "0",
     "loss.lambda-opacity": "1",
     "loss.lambda-entropy": "1",
     "training.max-level": "1",
