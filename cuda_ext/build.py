@@ -65,7 +65,9 @@ def compile_library(target: Target, out: Path) -> None:
     """Raises: RuntimeError with the compiler's words."""
     out.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "ziglang", "c++", "-target", target.triple, f"-mcpu={target.cpu}", *FLAGS]
-    done = subprocess.run([*command, str(BODIES / "cpu.cpp"), "-o", str(out)], capture_output=True, text=True, check=False)
+    # By its bare name: macOS libraries carry the name they were written under, which would be a path of this machine.
+    command += [str((BODIES / "cpu.cpp").resolve()), "-o", out.name]
+    done = subprocess.run(command, cwd=out.parent, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{target.triple} does not compile. If ziglang is missing: pip install ziglang.\n{done.stderr[-3000:]}")
     for leftover in (*out.parent.glob("*.pdb"), *out.parent.glob("*.lib")):  # Windows' linker adds them

@@ -47,6 +47,16 @@ def test_library_is_made_of_these_sources() -> None:
     assert json.loads(RECORD.read_text())["sources"] == source_hash(), "run python -m cuda_ext.build and commit cuda_ext/lib"
 
 
+@pytest.mark.parametrize("platform", ["macos-x64", "macos-arm64"])
+def test_a_macos_library_calls_itself_by_its_bare_name(platform: str) -> None:
+    """And not by the folder of the machine that built it."""
+    from cuda_ext.build import LIBRARIES, TARGETS
+
+    name = TARGETS[platform].file
+    content = (LIBRARIES / platform / name).read_bytes()
+    assert name.encode() in content and f"/{name}".encode() not in content
+
+
 def test_platform_has_a_name_that_build_knows() -> None:
     from cuda_ext.build import TARGETS
 
