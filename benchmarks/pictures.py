@@ -21,7 +21,7 @@ from PIL import Image
 
 from benchmarks.classifier import load_classifier
 from benchmarks.main_job import PROMPTS, ROOT, generate
-from benchmarks.score import AMBIENT, Score, centered, draw_views, read_mesh, score, views
+from benchmarks.score import Score, centered, draw_views, lit, read_mesh, score, views
 from engine.scene.cameras import orbit_cameras
 from engine.toybox.appearance import COLORS, PATTERNS, Looks, draw_light, paint
 from engine.toybox.data import FOV_Y_DEG, pack, unpack
@@ -79,11 +79,9 @@ def draw_sheet(out: Path, path: Path) -> None:
         mesh = read_mesh(out / noun / "result")
         mesh = dataclasses.replace(mesh, vertices=centered(mesh.vertices))
         color, normals, opacity = draw_views(mesh, SHEET_PX, cameras)
-        toward = torch.nn.functional.normalize(cameras.positions, dim=-1) + torch.tensor([0.0, 0.0, 0.6])
-        lambert = torch.einsum("vhwd,vd->vhw", normals, torch.nn.functional.normalize(toward, dim=-1)).clamp_min(0)
-        lit = color * (AMBIENT + (1 - AMBIENT) * lambert)[..., None] * opacity[..., None] + 1 - opacity[..., None]
+        over_white = lit(color, normals, cameras) * opacity[..., None] + 1 - opacity[..., None]
         bar = torch.full((SHEET_PX, BAR_PX, 3), 0.78)
-        rows.append(torch.cat([torch.from_numpy(np.asarray(white, np.float32)) / 255, bar, *lit], dim=1))
+        rows.append(torch.cat([torch.from_numpy(np.asarray(white, np.float32)) / 255, bar, *over_white], dim=1))
     if rows:
         Image.fromarray((torch.cat(rows).clamp(0, 1) * 255).round().byte().numpy()).save(path)
 

@@ -103,15 +103,20 @@ def draw_views(mesh: Mesh, size: int = SIZE_PX, cameras: Cameras | None = None) 
     return inside[..., :3], torch.nn.functional.normalize(inside[..., 3:6], dim=-1), opacity
 
 
-def light_up(color: Tensor, normals: Tensor, opacity: Tensor, cameras: Cameras | None = None) -> list[Tensor]:
-    """Pictures [V, H, W, 3] over each of `GROUNDS`, lit from the camera's side and above as the judge's training pictures are.
+def lit(color: Tensor, normals: Tensor, cameras: Cameras) -> Tensor:
+    """Pictures [V, H, W, 3] lit from the camera's side and above, as the judge's training pictures are.
 
     A light that stood still would leave the views from behind at `AMBIENT` alone, where white is gray to anyone.
     """
-    toward = torch.nn.functional.normalize((cameras or views()).positions, dim=-1) + torch.tensor([0.0, 0.0, 0.6])
+    toward = torch.nn.functional.normalize(cameras.positions, dim=-1) + torch.tensor([0.0, 0.0, 0.6])
     lambert = torch.einsum("vhwd,vd->vhw", normals, torch.nn.functional.normalize(toward, dim=-1)).clamp_min(0)
-    lit = color * (AMBIENT + (1 - AMBIENT) * lambert)[..., None]
-    return [lit * opacity[..., None] + ground * (1 - opacity[..., None]) for ground in GROUNDS]
+    return color * (AMBIENT + (1 - AMBIENT) * lambert)[..., None]
+
+
+def light_up(color: Tensor, normals: Tensor, opacity: Tensor, cameras: Cameras | None = None) -> list[Tensor]:
+    """Lit pictures [V, H, W, 3] over each of `GROUNDS`."""
+    bright = lit(color, normals, cameras or views())
+    return [bright * opacity[..., None] + ground * (1 - opacity[..., None]) for ground in GROUNDS]
 
 
 def prop_buffers(noun: str) -> list[Buffers]:

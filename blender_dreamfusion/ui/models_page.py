@@ -39,29 +39,26 @@ WIDE_CHARS = 85
 
 class DREAMFUSION_UL_models(bpy.types.UIList):
     def draw_item(self, context, layout, data, item, icon, active_data, active_property, index=0, flt_flag=0):  # type: ignore[no-untyped-def]
-        row = find_row(item.name)
-        if row is None:
-            layout.label(text=item.name)
-            return
-        line = layout.split(factor=0.36)
-        line.label(text=row.title, icon=icon_of(row))
-        line = line.split(factor=0.5)
-        line.label(text=row.licence)
-        line.label(text=row.size_text)
-        line.label(text=row.vram_text)  # whether it is here says the icon; the words stand below the list
+        _draw_columns(layout, item.name, title_share=0.36, licence_share=0.5)
 
 
 class DREAMFUSION_UL_helpers(bpy.types.UIList):
     def draw_item(self, context, layout, data, item, icon, active_data, active_property, index=0, flt_flag=0):  # type: ignore[no-untyped-def]
-        row = find_any_row(item.name)
-        if row is None:
-            layout.label(text=item.name)
-            return
-        line = layout.split(factor=0.56)
-        line.label(text=row.title, icon=icon_of(row))
-        line = line.split(factor=0.7)
-        line.label(text=row.licence)
-        line.label(text=row.size_text)
+        _draw_columns(layout, item.name, title_share=0.56, licence_share=0.7)
+
+
+def _draw_columns(layout: bpy.types.UILayout, name: str, *, title_share: float, licence_share: float) -> None:
+    row = find_any_row(name)
+    if row is None:
+        layout.label(text=name)
+        return
+    line = layout.split(factor=title_share)
+    line.label(text=row.title, icon=icon_of(row))
+    line = line.split(factor=licence_share)
+    line.label(text=row.licence)
+    line.label(text=row.size_text)
+    if not row.is_helper:
+        line.label(text=row.vram_text)  # whether it is here says the icon; the words stand below the list
 
 
 class DREAMFUSION_MT_models(bpy.types.Menu):
