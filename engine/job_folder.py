@@ -133,7 +133,7 @@ def create_job(
     """
     config = start.config if start else config or check_request(request)
     check_folder(path, resume=False, overwrite=overwrite)
-    references = prepare_references(request)  # before the folder is cleared, in which they may lie
+    references = prepare_references(request, config)  # before the folder is cleared, in which they may lie
     with output_errors(path):
         path.mkdir(exist_ok=True)
         if overwrite:
