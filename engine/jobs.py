@@ -345,7 +345,7 @@ def _export(run: _Run, trainer: AnyTrainer, mesh: MeshResult, device: torch.devi
 
     start = time.monotonic()
     folder = run.folder
-    slug = slug_of(folder.request.prompt)
+    slug = slug_of(folder.request.title)
     folder.partial_result.mkdir()
     write_result_files(folder.partial_result, mesh, folder.config.output, slug, lambda done, of: run.progress("export", done, of))
     run.stop_if_cancelled()
