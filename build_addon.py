@@ -18,6 +18,7 @@ import sys
 import tempfile
 import tomllib
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from scripts.extension_repository import write_repository
 
 ROOT = Path(__file__).resolve().parent
 MANIFEST = "blender_manifest.toml"
+# What goes into the zip at its top; whatever else lies in the checkout (a folder of results, a note) does not belong to the extension.
+# Blender's own build tool knows no such list, only paths to exclude: the manifest has those, and this list is held against them.
+SHIPPED = (MANIFEST, "__init__.py", "LICENSE", "README.md", "CHANGELOG.md", "blender_dreamfusion", "engine", "cuda_ext", "requirements")
 # What must be inside, or the extension does not start.
 REQUIRED = (MANIFEST, "__init__.py", "LICENSE", "blender_dreamfusion/__init__.py", "engine/__init__.py", "engine/protocol.py")
 WEIGHTS = ("engine/toybox/weights", "engine/toybox/sibling")
@@ -72,7 +76,7 @@ def is_excluded(path: str, patterns: list[str]) -> bool:
 
 
 def included_files(root: Path, patterns: list[str]) -> list[str]:
-    """Paths relative to `root`, "/" between names, sorted."""
+    """Paths relative to `root` that no pattern excludes, "/" between names, sorted."""
     found = []
     for folder, subfolders, files in os.walk(root):
         prefix = Path(folder).relative_to(root).as_posix()
@@ -82,10 +86,26 @@ def included_files(root: Path, patterns: list[str]) -> list[str]:
     return sorted(found)
 
 
-def build_zip(root: Path, out_dir: Path) -> Path:
-    """The zip in `out_dir`; the same files give the same bytes. Raises: BuildError."""
+def shipped_files(root: Path, patterns: list[str]) -> tuple[list[str], list[str]]:
+    """Paths for the zip, and the names at the top of `root` that are left out though no pattern excludes them; both sorted."""
+    tops = [name for name in os.listdir(root) if not is_excluded(f"{name}/" if (root / name).is_dir() else name, patterns)]
+    unknown = sorted(name for name in tops if name not in SHIPPED)
+    # A folder of results may hold millions of files: it is not walked.
+    aside = [f"/{_literal(name)}" for name in unknown]
+    return included_files(root, [*patterns, *aside]), unknown
+
+
+def _literal(name: str) -> str:
+    """A pattern that this name alone matches."""
+    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
+
+
+def build_zip(root: Path, out_dir: Path, say: Callable[[str], None] = print) -> Path:
+    """The zip in `out_dir`; the same files give the same bytes. `say` is told what is left out. Raises: BuildError."""
     manifest = read_manifest(root)
-    files = included_files(root, manifest.get("build", {}).get("paths_exclude_pattern", []))
+    files, unknown = shipped_files(root, manifest.get("build", {}).get("paths_exclude_pattern", []))
+    if unknown:
+        say(f"Left out, for they are no part of the extension: {', '.join(unknown)}")
     missing = [name for name in REQUIRED if name not in files]
     if missing:
         raise BuildError(f"The checkout lacks {', '.join(missing)}.")

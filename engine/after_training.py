@@ -78,7 +78,7 @@ def export_job(job: Path, out: Path | None, settings: Mapping[str, str], *, devi
     out = out or _next_number(folder.path / "exports")
     with _whole_folder(out) as partial:
         mesh = extract_mesh(trained, folder.config.mesh, lambda _phase, fraction: report("mesh", round(100 * fraction), 100))
-        write_result_files(partial, mesh, folder.config.output, slug_of(folder.request.prompt), lambda k, of: report("export", k, of))
+        write_result_files(partial, mesh, folder.config.output, slug_of(folder.request.title), lambda k, of: report("export", k, of))
         write_wanted_pictures(partial, trained, folder.config.output, lambda k, of: report("render", k, of))
         seconds = {"mesh": mesh.stats.seconds, "total": time.monotonic() - started}
         meta = checkpoint.meta

@@ -26,6 +26,7 @@ from engine.job_folder import slug_of
 from engine.picture_flags import picture_fields
 from engine.progress_bar import ProgressBar
 from engine.protocol import Event, Failed, JobRequest, Progress, encode
+from engine.start_sphere import is_sphere
 from engine.training.control import Control
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         out_dir = Path(arguments.out)
     elif request is not None:
         suffix = "-" + request.stage if request.stage != "generate" else "-more" if request.start_from else ""
-        out_dir = Path(f"{slug_of(request.prompt)}-{request.seed}" + suffix)
+        out_dir = Path(f"{slug_of(request.title)}-{request.seed}" + suffix)
     else:
         raise UserError("--resume needs to know which job.", "Say --out and its folder.", "option")
     return _run_with_terminal(request, out_dir, resume=arguments.resume, overwrite=arguments.overwrite, as_json=arguments.json)
@@ -140,7 +141,7 @@ def _request(arguments: argparse.Namespace) -> JobRequest | None:
 
     flags, given, overrides = _given(arguments)
     for name in ("start_from", "start_mesh"):
-        if given.get(name) and not is_helper(given[name], "shap-e"):
+        if given.get(name) and not is_helper(given[name], "shap-e") and not is_sphere(given[name]):
             given[name] = os.path.abspath(given[name])  # the engine may stand elsewhere when it resumes
     if "reference_image" in given:
         fields, places = picture_fields(given.pop("reference_image"))

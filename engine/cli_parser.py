@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         "--init",
         default=None,
         metavar="MESH",
-        help='what the field starts with: a mesh file, or "shap-e" (or its folder), drawn from the prompt',
+        help='what the field starts with: a mesh file, "sphere" (or "sphere:RADIUS"), or "shap-e" (or its folder), drawn from the prompt',
     )
     _add_settings(generate)
 

@@ -249,7 +249,7 @@ def check_request(request: JobRequest) -> JobConfig:
         raise UserError(text, f"Name a job folder or a mesh file, for example: {request.stage} a-red-mug-0", "mesh")
     if request.reference_image:
         check_further_views(request)
-        prepare_references(request)
+        prepare_references(request, config)
     elif request.reference_depth or request.reference_normal or request.further_views:
         raise UserError("Maps or further pictures were given, but no first picture.", "Give it with --image.", "image")
     return config
@@ -263,7 +263,7 @@ def check_further_views(request: JobRequest) -> None:
         check_range(f"weight of {view.image}", view.weight, 0, 1000)
 
 
-def prepare_references(request: JobRequest) -> list[Reference]:
+def prepare_references(request: JobRequest, config: JobConfig) -> list[Reference]:
     """The pictures of a request with their maps, ready for training, the first one first. Raises UserError."""
     if not request.reference_image:
         return []
@@ -272,9 +272,10 @@ def prepare_references(request: JobRequest) -> list[Reference]:
     def path(text: str) -> Path | None:
         return Path(text) if text else None
 
+    cut_out_model = path(config.reference.cut_out_model)
     first = (request.reference_image, request.reference_depth, request.reference_normal)
     return [
-        prepare_reference(Path(image), path(depth), path(normal))
+        prepare_reference(Path(image), path(depth), path(normal), cut_out_model)
         for image, depth, normal in (first, *((view.image, view.depth, view.normal) for view in request.further_views))
     ]
 

@@ -15,7 +15,10 @@ from engine.errors import UserError
 from engine.guidance.model_table import is_installed, model_folder, models
 from engine.version import ENGINE_VERSION
 
-NEEDED = ("torch", "diffusers", "transformers", "safetensors", "numpy", "scipy", "pillow", "trimesh", "xatlas", "fast-simplification", "av")
+NEEDED = (
+    *("torch", "diffusers", "transformers", "tokenizers", "safetensors", "huggingface-hub", "filelock", "httpx2", "numpy", "scipy"),
+    *("pillow", "trimesh", "xatlas", "fast-simplification", "av"),
+)
 # Each does its work alone; the other only does it too.
 EITHER = (("PyMCubes", "scikit-image"),)
 # CVE-2026-44513: older ones run code from a model folder.
@@ -54,7 +57,7 @@ def _version(name: str) -> str | None:
 
 
 def _packages() -> list[Finding]:
-    install = "Run the set-up again, or: python -m pip install -r requirements.txt"
+    install = "Run the set-up again, or: python -m pip install -r requirements/engine.txt"
     findings = []
     for name in NEEDED:
         version = _version(name)

@@ -37,6 +37,9 @@ def check_drawing(init: str) -> Path:
     parts = {part: stem for part, stem in HELPER_KINDS[KIND].parts.items() if part != "renderer"}
     missing = [part for part in parts if not (root / part).is_dir()]
     renderer = renderer_folder(root)
+    if (root / "job.json").is_file():
+        fix = f"Go on from its checkpoint with --start-from {root}, or start anew from its mesh with --init and the .glb in its result."
+        raise UserError(f"{root} is the folder of a job, not a mesh.", fix, "mesh")
     if missing or not renderer.is_dir():
         lacks = ", ".join([*missing, *([] if renderer.is_dir() else [renderer.name])])
         fix = "Give a mesh file, a folder in diffusers' ShapE layout, or fetch it: python -m engine models download shap-e"

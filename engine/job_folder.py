@@ -93,22 +93,19 @@ def check_folder(path: Path, *, resume: bool, overwrite: bool) -> None:
     """Raise UserError unless a job may be made (or continued) here. Changes nothing."""
     if path.is_symlink() and not path.exists() or path.exists() and not path.is_dir():
         raise _output_error(f"The output folder {path} is a file.", "Use another --out.")
-    if not path.exists():
-        if not path.parent.is_dir():
-            raise _output_error(
-                f"The folder {path.parent}, in which the output shall lie, does not exist.", "Make it first, or use another --out."
-            )
-        if resume:
-            raise _output_error(f"There is no job in {path} to resume.", "Leave --resume out to start one.")
-    elif resume and not (path / "job.json").is_file():
+    # The nearest folder that is there: what lies between it and the job is made with the job.
+    place = next(folder for folder in (path, *path.absolute().parents) if os.path.exists(folder))
+    if not place.is_dir():
+        raise _output_error(f"{place}, in which the output shall lie, is a file.", "Use another --out.")
+    if resume and not (path / "job.json").is_file():
         raise _output_error(f"There is no job in {path} to resume.", "Leave --resume out to start one.")
-    elif not resume and not overwrite and any(_is_ours(entry) and entry.suffix not in HARMLESS for entry in _entries(path)):
+    entries = _entries(path) if path.exists() and not resume else []
+    if not overwrite and any(_is_ours(entry) and entry.suffix not in HARMLESS for entry in entries):
         raise _output_error(
             f"The output folder {path} already holds a job.", "Use --resume to continue it, --overwrite to replace it, or another --out."
         )
-    elif not resume and any(not _is_ours(entry) for entry in _entries(path)):
+    if any(not _is_ours(entry) for entry in entries):
         raise _output_error(f"The output folder {path} holds other files.", "Use an empty or a new folder as --out.")
-    place = path if path.exists() else path.parent
     if not os.access(place, os.W_OK | os.X_OK):
         raise _output_error(f"The folder {place} cannot be written to.", "Use another --out.")
     free = shutil.disk_usage(place).free
@@ -133,9 +130,9 @@ def create_job(
     """
     config = start.config if start else config or check_request(request)
     check_folder(path, resume=False, overwrite=overwrite)
-    references = prepare_references(request)  # before the folder is cleared, in which they may lie
+    references = prepare_references(request, config)  # before the folder is cleared, in which they may lie
     with output_errors(path):
-        path.mkdir(exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
         if overwrite:
             _clear(path)
         body = {

@@ -131,7 +131,7 @@ def _prepare(request: JobRequest | None, out_dir: Path, lock: JobLock, *, resume
     start = find_start(request, config, out_dir) if request.start_from and request.stage == "generate" else None
     source, config = find_source(request, config, out_dir)
     with output_errors(out_dir):
-        out_dir.mkdir(exist_ok=True)
+        out_dir.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     return create_job(out_dir, request, overwrite=overwrite, start=start, source=source, config=config), warnings
 
@@ -345,7 +345,7 @@ def _export(run: _Run, trainer: AnyTrainer, mesh: MeshResult, device: torch.devi
 
     start = time.monotonic()
     folder = run.folder
-    slug = slug_of(folder.request.prompt)
+    slug = slug_of(folder.request.title)
     folder.partial_result.mkdir()
     write_result_files(folder.partial_result, mesh, folder.config.output, slug, lambda done, of: run.progress("export", done, of))
     run.stop_if_cancelled()

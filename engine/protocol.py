@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -89,11 +90,19 @@ class JobRequest:
     """More pictures of the same object. They need a first one."""
     start_mesh: str = ""
     """Absolute path of a mesh file: what texture and refine work on, what generate grows its field from; empty: none. For generate
-    also "shap-e" or the folder of such a model, which draws the mesh from the prompt."""
+    also "sphere" or "sphere:RADIUS", and "shap-e" or the folder of such a model, which draws the mesh from the prompt."""
     start_from: str = ""
     """Absolute path of a job folder: generate goes on from its last checkpoint, texture and refine from its mesh; empty: none."""
     stage: str = "generate"
     """What kind of job: "generate" a mesh, "refine" the shape of one, or give one a new "texture"."""
+
+    @property
+    def title(self) -> str:
+        """What people and files call the job: its prompt, without one the name of its picture; "" without either."""
+        if self.prompt.strip() or not self.reference_image:
+            return self.prompt
+        *folders, name = re.split(r"[/\\]", self.reference_image)
+        return folders[-1] if folders and name == kept_name(0) else Path(name).stem  # a copy is called after the job it lies in
 
 
 def kept_name(place: int, kind: str = "") -> str:

@@ -27,7 +27,8 @@ def result_info(
     return {
         "format": 1,
         "engine": ENGINE_VERSION,
-        "slug": slug_of(request.prompt),
+        "slug": slug_of(request.title),
+        "title": request.title,
         **{name: asdict(request)[name] for name in ("prompt", "negative", "model", "preset", "seed")},
         **_model_info(folder),
         "request": asdict(request),

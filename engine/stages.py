@@ -15,6 +15,7 @@ from engine.drawn_mesh import check_drawing, is_drawn
 from engine.errors import UserError
 from engine.job_folder import JobFolder, read_job
 from engine.protocol import JobRequest
+from engine.start_sphere import is_sphere, sphere_mesh
 
 if TYPE_CHECKING:
     from engine.meshing.source_mesh import SourceMesh
@@ -36,6 +37,8 @@ def find_source(request: JobRequest, config: JobConfig, out_dir: Path) -> tuple[
     """The mesh that the job starts from (None: from nothing), and `config` with what depends on it settled. Raises UserError."""
     if not request.start_mesh and (request.stage == "generate" or not request.start_from):
         return None, config
+    if request.stage == "generate" and is_sphere(request.start_mesh):
+        return sphere_mesh(request.start_mesh), config
     if request.stage == "generate" and is_drawn(request.start_mesh):
         if not request.prompt.strip():
             fix = "Say what the picture shows, or start from a mesh file."

@@ -103,7 +103,7 @@ def read_entry(folder: Path) -> HistoryEntry | None:
     entry = HistoryEntry(
         folder=str(folder),
         state=HistoryState.UNFINISHED,
-        prompt=request.prompt,
+        prompt=request.title,
         preset=request.preset,
         model=request.model,
         seed=request.seed,

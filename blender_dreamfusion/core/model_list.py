@@ -22,6 +22,7 @@ class ModelRow(NamedTuple):
     """One model, or a helper: a small one that works beside a model. What it is: the engine's models.toml. How it stands here:
     engine/model_store/manage.py. Sizes in MB and bytes.
 
+    needs_picture: its prompt is a picture, not words.
     made_for: ids of the models that a helper fits, empty if any. withheld: why it cannot be fetched; instead: what to use.
     """
 
@@ -34,6 +35,7 @@ class ModelRow(NamedTuple):
     resolution_px: int = 0
     gated: bool = False
     vocabulary: str = ""
+    needs_picture: bool = False
     is_helper: bool = False
     made_for: tuple[str, ...] = ()
     withheld: str = ""

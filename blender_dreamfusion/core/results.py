@@ -43,6 +43,11 @@ class ResultMesh(NamedTuple):
     def prompt(self) -> str:
         return str(self.setting("prompt", ""))
 
+    @property
+    def title(self) -> str:
+        """The prompt, or the name of the picture that stood in its place; "" if nothing is known."""
+        return self.prompt or str(self.setting("title", ""))
+
     def setting(self, name: str, default: object = None) -> Any:
         """A value of result.json, at its top or inside its "request" or "stats"."""
         for part in (self.info, self.info.get("request"), self.info.get("stats")):

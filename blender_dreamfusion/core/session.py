@@ -67,7 +67,7 @@ class Session:
         job = uuid.uuid4().hex[:12]
         command = messages.Generate(job=job, request=request, out_dir=str(folder), resume=resume)
         messages.encode(command)  # before anything is started: a request that is too long must not leave an engine behind
-        self.state = job_state.started(job, request.prompt, str(folder))
+        self.state = job_state.started(job, request.title, str(folder))
         self._cancel_deadline = float("inf")
         self._n_babble = 0
         if self._engine is not None and not self._engine.is_alive():

@@ -51,6 +51,7 @@ def parse_overrides(text: str) -> dict[str, str]:
 def job_request(
     *,
     prompt: str,
+    needs_words: bool = True,
     negative: str = "",
     model: str = "",
     preset: str = "draft",
@@ -64,10 +65,14 @@ def job_request(
 ) -> messages.JobRequest:
     """The request as typed in Blender: `preset` in any case, texts with line ends and spaces anyhow.
 
+    needs_words: whether the model is told in words what to make; else `reference_image` tells it.
+
     Raises: ValueError with a sentence for the user.
     """
-    if not prompt.strip():
+    if needs_words and not prompt.strip():
         raise ValueError("The prompt is empty. Write what to make, for example: a red mug.")
+    if not needs_words and not reference_image:
+        raise ValueError(f"The model {model} makes an object from a picture, not from words. Choose a reference image.")
     return messages.JobRequest(
         prompt=" ".join(prompt.split()),  # 5.2 has a box of several lines; the line ends mean nothing
         negative=" ".join(negative.split()),

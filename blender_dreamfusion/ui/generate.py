@@ -14,7 +14,7 @@ from ..core.queue import QueueEntry
 from ..core.settings import job_request
 from . import reference_files, runtime
 from .asking import HIDDEN, SKIP, JobOperator
-from .models import DRAWING
+from .models import DRAWING, needs_picture
 from .properties import MAX_SEED, MAX_VARIATIONS
 from .starting import begin, refuse
 
@@ -43,7 +43,7 @@ class DREAMFUSION_OT_generate(JobOperator, bpy.types.Operator):
     )
     start_mesh: bpy.props.StringProperty(  # type: ignore[valid-type]
         name="Start Mesh",
-        description="Mesh file (GLB, OBJ, PLY, STL) that the object grows from, or shap-e to draw one; left out: what the scene says",
+        description="Mesh file (GLB, OBJ, PLY, STL) that it grows from, sphere, or shap-e to draw one; left out: what the scene says",
         subtype="FILE_PATH",
         options=HIDDEN,
     )
@@ -69,7 +69,7 @@ class DREAMFUSION_OT_generate(JobOperator, bpy.types.Operator):
         entries: list[QueueEntry] = []
         for number in range(n_variations):
             seed = (request.seed + number) % (MAX_SEED + 1)
-            folder = self.job_folder(context, request.prompt, taken=[entry.folder for entry in entries])
+            folder = self.job_folder(context, request.title, taken=[entry.folder for entry in entries])
             entries.append(QueueEntry(replace(request, seed=seed), str(folder), plan, resume=self.resume))
         return entries
 
@@ -80,9 +80,11 @@ class DREAMFUSION_OT_generate(JobOperator, bpy.types.Operator):
             picture = bpy.path.abspath(self.reference_image)
         else:
             picture, further = reference_files.file_of(settings), reference_files.further_views(settings)
+        asked = self.asked(context)
         return job_request(
             prompt=self.value(context, "prompt"),
-            **self.asked(context),
+            needs_words=not needs_picture(asked["model"]),
+            **asked,
             reference_image=picture,
             further_views=further,
             start_from=bpy.path.abspath(self.start_from) if self.start_from else "",

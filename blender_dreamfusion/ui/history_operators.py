@@ -82,7 +82,7 @@ class DREAMFUSION_OT_history_again(_Starting, bpy.types.Operator):
 
     def start(self, context: bpy.types.Context, entry: HistoryEntry) -> QueueEntry:
         request = history.again_request(Path(entry.folder))
-        return QueueEntry(request, str(new_folder(context, request.prompt)), runtime.current_plan(context))
+        return QueueEntry(request, str(new_folder(context, request.title)), runtime.current_plan(context))
 
 
 class DREAMFUSION_OT_history_continue(_Starting, bpy.types.Operator):
@@ -127,7 +127,7 @@ class DREAMFUSION_OT_history_more(_Starting, bpy.types.Operator):
         if n_steps <= entry.step:
             raise ValueError(f"{entry.step} steps are done already. Ask for more than that.")
         request = history.further_request(Path(entry.folder), n_steps, entry.step)
-        return QueueEntry(request, str(new_folder(context, request.prompt)), runtime.current_plan(context))
+        return QueueEntry(request, str(new_folder(context, request.title)), runtime.current_plan(context))
 
 
 def _further(entry: HistoryEntry) -> int:

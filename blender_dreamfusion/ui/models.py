@@ -90,6 +90,12 @@ def vram_gb(model: str) -> float:
     return row.vram_gb if row is not None else 0.0
 
 
+def needs_picture(model: str) -> bool:
+    """Whether a model's prompt is a picture. Of a folder that is not in the list nothing is known: it is asked for words."""
+    row = find_row(model)
+    return row is not None and row.needs_picture
+
+
 def work_id() -> str:
     """The model that is, or was last, worked on."""
     return _known.work

@@ -8,7 +8,7 @@ from __future__ import annotations
 import bpy
 
 from ..core.job_state import Status, headline
-from . import history, models_page, queue, readiness, runtime, setup
+from . import history, models, models_page, queue, readiness, runtime, setup
 from .drawing import LINE_SCALE, SidebarPanel, SubPanel, draw_text
 from .option_panels import changed_options
 from .presets import DREAMFUSION_PT_presets
@@ -86,10 +86,11 @@ def draw_presets(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) 
 
 
 def draw_prompt(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
+    hint = "A name, if you like" if models.needs_picture(settings.model) else "a red mug"
     if hasattr(layout, "textbox"):  # 5.2: several lines
-        layout.textbox(settings, "prompt", initial_visible_lines=3, placeholder="a red mug")
+        layout.textbox(settings, "prompt", initial_visible_lines=3, placeholder=hint)
     else:
-        layout.prop(settings, "prompt", text="", placeholder="a red mug")
+        layout.prop(settings, "prompt", text="", placeholder=hint)
 
 
 def draw_generate(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:

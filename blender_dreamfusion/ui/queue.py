@@ -53,7 +53,7 @@ class DREAMFUSION_UL_queue(bpy.types.UIList):
     def draw_item(self, context, layout, data, item, icon, active_data, active_property, index=0, flt_flag=0):  # type: ignore[no-untyped-def]
         entries = runtime.queue().entries
         if index < len(entries):
-            layout.label(text=entries[index].request.prompt, icon="PLAY" if entries[index].resume else "TIME")
+            layout.label(text=entries[index].request.title, icon="PLAY" if entries[index].resume else "TIME")
 
     def draw_filter(self, context, layout):  # type: ignore[no-untyped-def]
         pass  # a line has an order, not a search

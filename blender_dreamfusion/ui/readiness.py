@@ -36,7 +36,12 @@ def reason_against(context: bpy.types.Context) -> Reason | None:
         return Reason(
             "the engine is not set up", "preferences.addon_show", "Set Up in Preferences", "PREFERENCES", (("module", ADDON_PACKAGE),)
         )
-    if not settings.prompt.strip():
+    if models.needs_picture(settings.model):
+        if settings.reference_image is None and not settings.reference_path:
+            return Reason(
+                "no picture", detail="This model makes an object from a picture. Choose one in Reference Image, or another model."
+            )
+    elif not settings.prompt.strip():
         path = "scene.dreamfusion.prompt"
         return Reason("no prompt", "wm.context_set_string", f'Try "{EXAMPLE}"', "LIGHT", (("data_path", path), ("value", EXAMPLE)))
     if missing := models.missing_model(settings.model):

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.errors import UserError
+from engine.guidance.families import FAMILIES
 from engine.guidance.helpers import HELPER_KINDS, Helper, find_stored, helpers
 from engine.guidance.model_records import DOWNLOADING_NAME, Record, read_added, read_record, write_added, write_record
 from engine.guidance.model_table import ENGINE_FOLDER, Stored, added_model, model_folder, models
@@ -46,7 +47,9 @@ class Row:
     def to_json(self) -> dict[str, object]:
         """Flat: the table's fields and these; "installed" says whether a job can use it, "is_helper" whether beside another model."""
         body = {name: value for name, value in asdict(self).items() if name != "model"}
-        return {**asdict(self.model), "is_helper": isinstance(self.model, Helper), "installed": bool(self.origin), **body}
+        is_helper = isinstance(self.model, Helper)
+        needs_picture = not is_helper and FAMILIES[self.model.kind].needs_picture
+        return {**asdict(self.model), "needs_picture": needs_picture, "is_helper": is_helper, "installed": bool(self.origin), **body}
 
 
 def rows(root: Path) -> list[Row]:

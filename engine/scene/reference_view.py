@@ -21,6 +21,7 @@ import PIL.ImageOps
 from numpy.typing import NDArray
 
 from engine.errors import UserError
+from engine.scene.cut_out import EDGE_PX, cut_out, pure_colors, without_specks
 
 Pixels = NDArray[np.float32]
 Box = tuple[float, float, float, float]
@@ -42,11 +43,10 @@ MAX_SHAPE_ERROR = 0.01
 TOLERANCE_LAB = 10.0
 # How much of the border must be of the background's colour. The object may be cut by one edge.
 PLAIN_SHARE = 0.7
-# Specks of dust and of compression are smaller than this share of the object.
-SPECK_SHARE = 0.02
 # An object of less than this share of the picture, or a background of less, is none.
 MIN_SHARE = 0.002
 TRANSPARENT = "Give a picture with a transparent background."
+CUT_OUT = "Give a picture with a transparent background, or a model that cuts the object out: --reference.cut-out-model FILE.onnx"
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,15 @@ class Reference:
     normals: Pixels | None = None
 
 
-def prepare_reference(path: Path, depth: Path | None = None, normals: Path | None = None) -> Reference:
+def prepare_reference(path: Path, depth: Path | None = None, normals: Path | None = None, cut_out_model: Path | None = None) -> Reference:
     """The object of the picture at `path`, and of its maps, which show the same section.
 
-    Raises: UserError, code "image", if one is no picture or too large, if the picture shows no object, or a map does not fit.
+    Args:
+        cut_out_model: an .onnx file for `cut_out`, which tells the object from its background where no alpha does.
+    Raises: UserError, code "image", if one is no picture or too large, if the picture shows no object, or a map does not fit;
+        what `cut_out` raises.
     """
-    pixels = _with_alpha(path)
+    pixels = _with_alpha(path, cut_out_model)
     box = _frame(pixels[..., 3])
     object_ = pixels[..., 3] >= 0.5
     depth_map = None if depth is None else _framed_map(_read_gray(depth, pixels.shape[:2], object_), box)[..., 0]
@@ -77,22 +80,42 @@ def prepare_reference(path: Path, depth: Path | None = None, normals: Path | Non
     return Reference(_framed(pixels, box), depth_map, normal_map)
 
 
-def prepare_picture(path: Path) -> Pixels:
+def prepare_picture(path: Path, cut_out_model: Path | None = None) -> Pixels:
     """`prepare_reference` of a picture without maps."""
-    return prepare_reference(path).picture
+    return prepare_reference(path, cut_out_model=cut_out_model).picture
 
 
-def _with_alpha(path: Path) -> Pixels:
+def _with_alpha(path: Path, cut_out_model: Path | None) -> Pixels:
     """The picture at `path` at the size of work, [H, W, 4]; alpha tells the object."""
     image = _read(path)
+    whole = image.convert("RGB") if cut_out_model else None  # models look at more pixels than are worked on
     image.thumbnail((WORK_PX, WORK_PX), PIL.Image.Resampling.BOX)
     pixels = np.asarray(image, np.float32) / 255
     seen = pixels[..., 3] >= 0.5
     if seen.mean() < MIN_SHARE:
         raise _error(f"The picture {path} is transparent all over.", "Give a picture that shows the object.")
-    if seen.mean() > 1 - MIN_SHARE:  # alpha says nothing
+    if seen.mean() <= 1 - MIN_SHARE:
+        return pixels
+    # Alpha says nothing.
+    if whole is None or cut_out_model is None:
         pixels[..., 3] = _foreground(pixels[..., :3], path)
-    return pixels
+        return pixels
+    alpha = _modelled(whole, image.size, cut_out_model, path)
+    return np.concatenate([pure_colors(pixels[..., :3], alpha), alpha[..., None]], axis=-1)
+
+
+def _modelled(whole: PIL.Image.Image, size: tuple[int, int], model: Path, path: Path) -> Pixels:
+    """What a model takes for the object of the picture `whole`, at `size` (columns, rows): [H, W] in [0, 1]. Raises UserError."""
+    mask = PIL.Image.fromarray(cut_out(whole, model)).resize(size, PIL.Image.Resampling.BICUBIC)
+    alpha = np.asarray(mask, np.float32).clip(0, 1)
+    object_ = without_specks(alpha >= 0.5)
+    if not MIN_SHARE < object_.mean() < 1 - MIN_SHARE:
+        raise _error(f"The model {model} found no object in {path} that stands out from its background.", TRANSPARENT)
+    from scipy import ndimage
+
+    # The soft edge of what stays, not what lies about elsewhere.
+    near = ndimage.binary_dilation(object_, iterations=EDGE_PX)
+    return np.where(near, alpha, 0).astype(np.float32)
 
 
 def write_picture(path: Path, pixels: Pixels) -> None:
@@ -203,15 +226,12 @@ def _foreground(colors: Pixels, path: Path) -> Pixels:
     distances = np.linalg.norm(lab - _background(lab, border), axis=-1)
     alike = distances < TOLERANCE_LAB
     if alike[border].mean() < PLAIN_SHARE:
-        raise _error(f"The background of {path} is not plain, so the object cannot be told from it.", TRANSPARENT)
+        raise _error(f"The background of {path} is not plain, so the object cannot be told from it.", CUT_OUT)
     # Flood fill: what is alike and hangs together with the border. A white eye before a white wall stays.
     regions, _ = ndimage.label(alike)
     outside = np.unique(regions[border & alike])
     object_ = ~np.isin(regions, outside[outside > 0])
-    pieces, n = ndimage.label(object_)
-    areas = np.bincount(pieces.ravel(), minlength=n + 1)
-    areas[0] = 0
-    object_ = np.isin(pieces, np.flatnonzero(areas > SPECK_SHARE * areas.max()))
+    object_ = without_specks(object_)
     if not MIN_SHARE < object_.mean() < 1 - MIN_SHARE:
         raise _error(f"Nothing in {path} stands out from its background.", TRANSPARENT)
     return object_.astype(np.float32)

@@ -125,6 +125,9 @@ class ReferenceConfig:
     """Pull of the picture's depth map, if it has one: one less the correlation. 0..1e6, may be scheduled."""
     lambda_normal: Scheduled = 0.0
     """Pull of the picture's normal map, if it has one: one less the cosine. 0..1e6, may be scheduled."""
+    cut_out_model: str = ""
+    """An .onnx file (U2-Net, IS-Net, BiRefNet) that cuts the object out of pictures without alpha; needs the package onnxruntime.
+    Empty: a plain background is removed."""
     depth_map: Literal["distance", "nearness"] = "distance"
     """What is bright in depth maps: what is far, as in Blender's depth pass, or what is near, as many estimators have it."""
     depth_model: str = ""

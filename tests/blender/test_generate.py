@@ -11,7 +11,7 @@ import bpy
 import numpy as np
 import pytest
 
-from tests.blender_results import ROOT
+from tests.blender_results import ROOT, write_png
 
 FAKE = ROOT / "tests" / "unit" / "core" / "fake_engine.py"
 # The shortest run that passes through every phase.
@@ -181,3 +181,40 @@ def test_an_engine_refusal_arrives_as_its_own_words(tmp_path, monkeypatch, engin
     monkeypatch.setenv("DREAMFUSION_ENGINE_PYTHON", engine_python)
     with pytest.raises(RuntimeError, match="no-such-model"):
         bpy.ops.dreamfusion.generate(prompt="a red mug", model="no-such-model", out_dir=str(tmp_path / "job"))
+
+
+def test_a_model_that_works_from_a_picture_asks_for_a_picture_and_not_for_words(addon, asked, picture, tmp_path):
+    readiness, settings = addon("ui.readiness"), bpy.context.scene.dreamfusion
+    settings.prompt, settings.model = "", "toybox-image"
+    assert readiness.reason_against(bpy.context).text == "no picture"
+    with pytest.raises(
+        RuntimeError, match="The model toybox-image makes an object from a picture, not from words. Choose a reference image"
+    ):
+        asked("generate")
+    shoe = Path(picture()).rename(tmp_path / "Left Shoe.png")
+    settings.reference_path = str(shoe)
+    assert readiness.reason_against(bpy.context) is None
+    entry = asked("generate")
+    assert (entry.request.prompt, entry.request.model, entry.request.reference_image) == ("", "toybox-image", str(shoe))
+    assert Path(entry.folder).name.endswith("_left-shoe")
+    settings.model = "toybox"  # words or not, the picture does not say what the other sides are of
+    assert readiness.reason_against(bpy.context).text == "no prompt"
+    with pytest.raises(RuntimeError, match="The prompt is empty"):
+        asked("generate")
+
+
+@pytest.mark.slow
+def test_a_picture_alone_becomes_an_object_that_is_called_after_it(addon, tmp_path, monkeypatch, engine_python):
+    monkeypatch.setenv("DREAMFUSION_ENGINE_PYTHON", engine_python)
+    pixels = np.full((48, 48, 3), 255, np.uint8)
+    pixels[12:36, 16:32] = (200, 30, 30)
+    write_png(tmp_path / "Red Box.png", pixels)
+    end = bpy.ops.dreamfusion.generate(
+        model="toybox-image", reference_image=str(tmp_path / "Red Box.png"), settings=TINY_RUN, out_dir=str(tmp_path / "job")
+    )
+    assert end == {"FINISHED"}
+    obj = bpy.context.view_layer.objects.active
+    assert obj.name == "red-box" and obj.get("dreamfusion_prompt", "") == ""
+    assert (tmp_path / "job" / "result" / "red-box.glb").is_file()
+    entry = addon("core.history").read_entry(tmp_path / "job")
+    assert entry.prompt == "Red Box"

@@ -119,11 +119,19 @@ def test_a_gpu_that_is_not_there_is_refused(generate):
     refused(run, "torch sees no such GPU", folder_stays_away=False)
 
 
-def test_a_folder_in_a_folder_that_is_missing(generate, tmp_path):
-    refused(
-        generate("a mug", folder=tmp_path / "no" / "job"), f"The folder {tmp_path / 'no'}, in which the output shall lie, does not exist."
-    )
+def test_a_folder_in_a_folder_that_is_missing_is_made_with_the_job_and_not_before(generate, tmp_path):
+    folder = tmp_path / "no" / "such" / "job"
+    refused(generate("", folder=folder), "The prompt is empty")
+    refused(generate("--resume", folder=folder, small=False), f"There is no job in {folder} to resume")
     assert not (tmp_path / "no").exists()
+    run = generate("a red mug", folder=folder)
+    assert run.code == 0, run.err
+    assert (folder / "result/mesh.npz").is_file()
+
+
+def test_a_folder_in_a_file_is_refused(generate, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    refused(generate("a mug", folder=tmp_path / "file" / "sub" / "job"), f"{tmp_path / 'file'}, in which the output shall lie, is a file.")
 
 
 def test_an_output_folder_that_is_a_file(generate, tmp_path):

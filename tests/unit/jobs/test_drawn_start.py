@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -84,3 +85,38 @@ def test_without_words_there_is_nothing_to_draw(shap_e, tmp_path):
     request = JobRequest(prompt=" ", start_mesh=str(shap_e), reference_image="/mug.png")
     with pytest.raises(UserError, match="Shap-E draws from words, and the prompt is empty. Say what the picture shows"):
         find_source(request, JobConfig(), tmp_path / "job")
+
+
+def test_a_job_starts_from_a_ball_of_the_size_that_was_asked_for(generate, tmp_path):
+    # Without a draw of the model the field is what it started as: the mesh is the ball.
+    still = ["--loss.lambda-entropy", "0", "--optimizer.learning-rate", "1e-6"]
+    for word, radius in (("sphere", 0.5), ("sphere:0.8", 0.8)):
+        run = generate("a red mug", "--init", word, folder=tmp_path / word.replace(":", "-"), last=still)
+        assert run.code == 0, run.err
+        distances = np.linalg.norm(SourceMesh.load(run.folder / "source.npz").vertices, axis=1)
+        assert np.abs(distances - radius).max() < 1e-5
+        mesh = np.load(run.folder / "result" / "mesh.npz")["vertices"]
+        assert np.abs(np.linalg.norm(mesh, axis=1) - radius).max() < 0.12  # a lattice of 16 cells
+    assert json.loads((run.folder / "job.json").read_text())["request"]["start_mesh"] == "sphere:0.8"
+
+
+def test_a_ball_is_one_also_where_a_folder_has_its_name(generate, tmp_path, monkeypatch):
+    (tmp_path / "sphere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run = generate("a red mug", "--init", "sphere", "--training.n-steps", "1", folder=tmp_path / "job")
+    assert run.code == 0, run.err
+
+
+@pytest.mark.parametrize("init", ["sphere:", "sphere:large", "sphere:2", "sphere:nan", "sphere:-0.5"])
+def test_a_ball_of_no_size_is_a_sentence_before_anything_is_written(generate, init):
+    run = generate("a red mug", "--init", init)
+    assert run.code == 2 and not run.folder.exists()
+    assert f"init is {init!r}, but the radius behind sphere: must be a number in 0.05..0.95. Use --init sphere:0.5." in run.err
+
+
+def test_a_job_is_no_mesh_and_both_ways_from_it_are_named(generate, tmp_path):
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / "job.json").write_text("{}")
+    run = generate("a red mug", "--init", str(tmp_path / "before"))
+    assert run.code == 2 and not run.folder.exists()
+    assert f"is the folder of a job, not a mesh. Go on from its checkpoint with --start-from {tmp_path / 'before'}, or" in run.err

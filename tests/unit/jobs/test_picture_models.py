@@ -51,8 +51,8 @@ def test_zero123_makes_an_object_from_a_picture_without_words(generate, zero123,
     assert run.code == 0, run.err
     assert (run.folder / "previews/guidance-0000003.png").is_file()
     result = json.loads((run.folder / "result/result.json").read_text())
-    assert result["guidance"] == "sds" and result["guidance_scale"] == 5 and result["slug"] == "asset"
-    assert (run.folder / "result/asset.glb").is_file()
+    assert result["guidance"] == "sds" and result["guidance_scale"] == 5 and result["slug"] == "front"
+    assert (run.folder / "result/front.glb").is_file()
 
 
 def test_several_pictures_each_make_a_difference_and_a_job_resumes_from_its_copies(generate, zero123, pictures, tmp_path, monkeypatch):

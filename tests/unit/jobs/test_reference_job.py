@@ -7,6 +7,7 @@ import PIL.Image
 import pytest
 
 from engine.scene.reference_view import prepare_picture, read_picture
+from tests.tiny_onnx import color_finder
 
 
 @pytest.fixture
@@ -56,3 +57,20 @@ def test_a_damaged_copy_is_a_sentence(generate, picture, tmp_path, monkeypatch):
     (tmp_path / "job/reference.png").write_bytes(b"rubbish")
     run = generate("--resume", small=False)
     assert run.code == 2 and "reference.png, is damaged. Start the job again in another folder." in run.err
+
+
+def test_a_job_follows_an_object_that_a_model_cut_out_of_a_busy_photo(generate, tmp_path):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: requirements/extras.txt")
+    noise = np.random.default_rng(0).integers(0, 90, (60, 80, 3), dtype=np.uint8) + np.uint8([30, 90, 60])
+    noise[15:45, 25:55] = (220, 30, 30)
+    PIL.Image.fromarray(noise).save(tmp_path / "photo.png")
+    given = ["--image", str(tmp_path / "photo.png")]
+    refused = generate("a red mug", *given)
+    assert refused.code == 2 and "--reference.cut-out-model FILE.onnx" in refused.err and not (tmp_path / "job").exists()
+    model = color_finder(tmp_path / "red.onnx", (3.0, -2.0, -2.0), -6.0)
+    run = generate("a red mug", *given, last=["--reference.cut-out-model", str(model)])
+    assert run.code == 0, run.err
+    kept = read_picture(tmp_path / "job/reference.png")
+    inside = kept[..., 3] > 0.99
+    assert inside[100:156, 100:156].all() and not kept[:20, :, 3].any()
+    assert np.abs(kept[inside][:, :3] - np.array([220, 30, 30]) / 255).max() < 0.02

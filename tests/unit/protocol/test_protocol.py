@@ -159,3 +159,17 @@ def test_every_message_is_frozen_and_keyword_only():
 def test_the_module_needs_the_standard_library_alone():
     code = "import sys, engine.protocol; print([n for n in sys.modules if n.split('.')[0] in ('torch','numpy','diffusers')])"
     assert subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "picture", "title"),
+    [
+        ("a red mug", "/a/shoe.png", "a red mug"),
+        (" ", "/a/Left Shoe.v2.jpg", "Left Shoe.v2"),
+        ("", "C:\\pictures\\shoe.png", "shoe"),
+        ("", "/jobs/shoe-0/reference.png", "shoe-0"),  # the copy that another job kept
+        ("", "", ""),
+    ],
+)
+def test_a_job_without_words_is_called_after_its_picture(prompt, picture, title):
+    assert JobRequest(prompt=prompt, reference_image=picture).title == title

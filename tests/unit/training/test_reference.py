@@ -196,7 +196,7 @@ BAD = {
     "1 x 1": "is 1 x 1 pixels small, but needs 16 a side",
     "transparent": "is transparent all over",
     "one color": "stands out from its background. Give a picture with a transparent background.",
-    "busy": "is not plain, so the object cannot be told from it. Give a picture with a transparent background.",
+    "busy": "is not plain, so the object cannot be told from it. Give a picture with a transparent background, or a model",
     "wide": "is too large, at most 8,192 pixels a side",
     "a bomb": "is too large, at most 8,192 pixels a side",
     "a bigger bomb": "is too large, at most 8,192 pixels a side",
