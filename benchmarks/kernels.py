@@ -33,6 +33,7 @@ from cuda_ext.ops_occupancy import occupancy_mark
 from cuda_ext.ops_table import dense_table
 from engine.fields.field import make_field, table_twin
 from engine.fields.field_config import FieldConfig
+from engine.fields.frequency import waves
 from engine.fields.grid_variation import total_variation
 from engine.fields.hash_grid import HashGrid
 from engine.fields.levels import level_resolutions
@@ -149,6 +150,31 @@ def dense_field() -> Sides:
     return look, without_kernels(look)
 
 
+def frequency(n_bands: int, *, both_ways: bool) -> Sides:
+    """Waves of positions and the gradient in them; or forward alone, as a learned background has it."""
+    x, cotangent = shell_samples()[1][:N_HASH_SAMPLES].clone().requires_grad_(both_ways), torch.randn(N_HASH_SAMPLES, 3 + 6 * n_bands)
+
+    def run() -> object:
+        features = waves(x, (1.0,) * n_bands)
+        return torch.autograd.grad(features, x, cotangent) if both_ways else features
+
+    return run, without_kernels(run)
+
+
+def frequency_field() -> Sides:
+    """A whole field of six bands and a network of 64: density, color and normals, and back to the network."""
+    config = FieldConfig(encoding="frequency", n_levels=6, hidden_width=64)
+    field, positions = make_field(config, torch.Generator().manual_seed(0)), shell_samples()[1][:N_HASH_SAMPLES]
+
+    def look() -> object:
+        found = field.evaluate(positions, with_normals=True)
+        assert found.normals is not None
+        total = found.densities.sum() + found.albedo.sum() + found.normals.sum()
+        return torch.autograd.grad(total, list(field.decoder.parameters()), allow_unused=True)
+
+    return look, without_kernels(look)
+
+
 def occupancy_marks() -> Sides:
     densities, threshold = torch.rand(128, 128, 128), torch.tensor(0.97)
     return lambda: occupancy_mark(densities, threshold), lambda: _mark_twin(densities, threshold)
@@ -175,6 +201,10 @@ CASES: dict[str, Callable[[], Sides]] = {
     "march": marching,
     "dense table": table_layout,
     "dense field": dense_field,
+    "frequency, 6 bands": lambda: frequency(6, both_ways=True),
+    "frequency, 12 bands": lambda: frequency(12, both_ways=True),
+    "frequency, 4 bands, forward": lambda: frequency(4, both_ways=False),
+    "frequency field": frequency_field,
     "occupancy, 128^3": occupancy_marks,
     "Adan, 12 M numbers": adan,
 }

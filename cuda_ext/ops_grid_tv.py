@@ -36,33 +36,35 @@ def _is_turned(table: Tensor) -> bool:
     return not table.is_contiguous() and table.t().is_contiguous()
 
 
-def _arguments(table: Tensor, positions: Tensor, *numbers: Sequence[Any]) -> tuple[Argument, ...]:
-    levels, (n_rows, width) = Levels(*numbers, smooth=False), table.shape
-    is_turned = _is_turned(table)
+def _where(table: Tensor, positions: Tensor, *numbers: Any) -> tuple[tuple[Argument, ...], Tensor]:
+    """The table and its levels as the kernels read them, up to their number, and the positions as they must lie."""
+    (n_rows, width), is_turned = table.shape, _is_turned(table)
     table, positions = _flat(table.t() if is_turned else table, positions)
-    *lists, _smooth = _described(table, levels)
-    return table, width, *((1, n_rows) if is_turned else (width, 1)), *lists, positions, positions.shape[0]
+    resolutions, sizes, openness = numbers
+    described = _described(table, Levels(resolutions, sizes, openness, False))[:4]
+    return (table, width, *((1, n_rows) if is_turned else (width, 1)), *described), positions
 
 
-def _forward(table: Tensor, positions: Tensor, *numbers: Sequence[Any]) -> Tensor:
+def _forward(table: Tensor, positions: Tensor, *numbers: Any) -> Tensor:
     n_levels, n_samples, kernels = len(numbers[0]), positions.shape[0], _kernels(positions)
     values = table.new_empty(n_levels, n_samples)
-    arguments = (*_arguments(table, positions, *numbers), values)
+    where, positions = _where(table, positions, *numbers)
+    arguments = (*where, n_levels, positions, n_samples, values)
     kernels.run("grid_tv_forward", table.dtype, kernels.parts(n_levels * n_samples, SAMPLES_GRAIN), lambda _part: arguments)
     return values
 
 
-def _backward(table: Tensor, positions: Tensor, d_values: Tensor, *numbers: Sequence[Any]) -> Tensor:
+def _backward(table: Tensor, positions: Tensor, d_values: Tensor, *numbers: Any) -> Tensor:
     _, d_values = _flat(positions, d_values)
     n_samples, kernels = positions.shape[0], _kernels(positions)
     d_table = new_zeros(table, *table.t().shape).t() if _is_turned(table) else new_zeros(table, *table.shape)
     whole = kernels.parts(len(numbers[0]), 1)  # each thread's levels, see the body
-    *where, _n_levels, places, _n_samples = _arguments(table, positions, *numbers)
+    where, positions = _where(table, positions, *numbers)
     kernels.run(
         "grid_tv_backward",
         table.dtype,
         [(0, (end - begin) * n_samples) for begin, end in whole],
-        lambda part: (*where, whole[part][1] - whole[part][0], places, n_samples, d_values, whole[part][0], d_table),
+        lambda part: (*where, whole[part][1] - whole[part][0], positions, n_samples, d_values, whole[part][0], d_table),
     )
     return d_table
 

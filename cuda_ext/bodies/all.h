@@ -5,5 +5,6 @@
 #include "hash_grid.h"
 #include "grid_tv.h"
 #include "dense_table.h"
+#include "frequency.h"
 #include "occupancy.h"
 #include "adan.h"

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from cuda_ext import ops
 from cuda_ext.ops_adan import adan_step
+from cuda_ext.ops_frequency import frequency_encode
 from cuda_ext.ops_grid_tv import grid_tv
 from cuda_ext.ops_occupancy import occupancy_mark
 from cuda_ext.ops_table import dense_table
 from engine.fields.field import make_field, table_twin
 from engine.fields.field_config import FieldConfig
+from engine.fields.frequency import waves_twin
 from engine.fields.grid_variation import squares_twin
 from engine.fields.hash_grid import HashGrid
 from engine.rendering.composite import accumulate, weights_from_density
@@ -110,6 +112,14 @@ def grid_tv_case(features: int, *, turned: bool) -> Callable[..., list[Tensor]]:
     return case
 
 
+def frequency_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
+    """Five bands, one half open and one closed, and the gradient's own gradient, which normals need."""
+    x = (torch.rand(3001, 3, generator=generator_of(20)).to(device, dtype) * 2.4 - 1.2).requires_grad_()
+    out = (frequency_encode if kernel else waves_twin)(x, (1.0, 1.0, 1.0, 0.5, 0.0))
+    (d_x,) = torch.autograd.grad(out.square().sum(dim=-1).sin().sum(), x, create_graph=True)
+    return with_gradients([out, d_x], [x])
+
+
 def dense_table_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
     volume = torch.randn(4, 21, 21, 21, generator=generator_of(9)).to(device, dtype).requires_grad_()
     return with_gradients([(dense_table if kernel else table_twin)(volume, 2.0, with_gradient=True)], [volume])
@@ -145,6 +155,7 @@ CASES: dict[str, Callable[..., list[Tensor]]] = {
     "dense_table": dense_table_case,
     "hash_encode of 2": hash_case(2, smooth=True),
     "hash_encode of 3": hash_case(3, smooth=False),
+    "frequency_encode": frequency_case,
     "grid_tv of 2": grid_tv_case(2, turned=False),
     "grid_tv of 3, number by number": grid_tv_case(3, turned=True),
     "occupancy_mark": occupancy_case,
