@@ -33,6 +33,8 @@ from cuda_ext.ops_occupancy import occupancy_mark
 from cuda_ext.ops_table import dense_table
 from engine.fields.field import make_field, table_twin
 from engine.fields.field_config import FieldConfig
+from engine.fields.frequency import waves
+from engine.fields.grid_variation import total_variation
 from engine.fields.hash_grid import HashGrid
 from engine.fields.levels import level_resolutions
 from engine.rendering.composite import accumulate, weights_from_density
@@ -40,6 +42,7 @@ from engine.rendering.march import PackedSamples, _march_twin, march
 from engine.rendering.occupancy import OccupancyGrid, _mark_twin
 from engine.scene.cameras import camera_rays, orbit_cameras
 from engine.training.adan import _twin_step
+from engine.training.run_state import SMOOTH_PLACES
 
 Sides = tuple[Callable[[], object], Callable[[], object]]
 N_HASH_SAMPLES = 65_536
@@ -73,6 +76,32 @@ def hash_grid(n_levels: int, log2_size: int, finest: int) -> Sides:
         return lambda: torch.autograd.grad(forward(at), grid.table, cotangent)
 
     return both_ways(grid), both_ways(grid.forward_twin)
+
+
+def without_kernels(run: Callable[[], object]) -> Callable[[], object]:
+    """The same, by the twins."""
+    kernel = ops.serves
+
+    def twins() -> object:
+        ops.serves = lambda _tensor: False  # type: ignore[assignment]
+        try:
+            return run()
+        finally:
+            ops.serves = kernel
+
+    return twins
+
+
+def grid_variation(n_levels: int, log2_size: int, finest: int) -> Sides:
+    """At as many places as a step of training takes."""
+    grid, positions = HashGrid(level_resolutions(n_levels, 16, finest), 2, log2_size, torch.Generator().manual_seed(0)), shell_samples()[1]
+    chosen = torch.randint(len(positions), (SMOOTH_PLACES,), generator=torch.Generator().manual_seed(1))
+    at = positions[chosen] * 0.5 + 0.5
+
+    def both_ways() -> object:
+        return torch.autograd.grad(total_variation(grid, at), grid.table)
+
+    return both_ways, without_kernels(both_ways)
 
 
 def composite() -> Sides:
@@ -111,19 +140,39 @@ def table_layout() -> Sides:
 def dense_field() -> Sides:
     """The draft's field at the samples of a step, from its levels to density, color and normal, and back to the levels."""
     field, positions = make_field(FieldConfig(), torch.Generator().manual_seed(0)), shell_samples()[1][:N_HASH_SAMPLES]
-    kernel = ops.serves
 
-    def look(serves: Callable[[Tensor], bool]) -> object:
-        ops.serves = serves  # type: ignore[assignment]
-        try:
-            found = field.evaluate(positions, with_normals=True)
-            assert found.normals is not None
-            total = found.densities.sum() + found.albedo.sum() + found.normals.sum()
-            return torch.autograd.grad(total, list(field.encoding.parameters()))
-        finally:
-            ops.serves = kernel
+    def look() -> object:
+        found = field.evaluate(positions, with_normals=True)
+        assert found.normals is not None
+        total = found.densities.sum() + found.albedo.sum() + found.normals.sum()
+        return torch.autograd.grad(total, list(field.encoding.parameters()))
 
-    return lambda: look(kernel), lambda: look(lambda _tensor: False)
+    return look, without_kernels(look)
+
+
+def frequency(n_bands: int, *, both_ways: bool) -> Sides:
+    """Waves of positions and the gradient in them; or forward alone, as a learned background has it."""
+    x, cotangent = shell_samples()[1][:N_HASH_SAMPLES].clone().requires_grad_(both_ways), torch.randn(N_HASH_SAMPLES, 3 + 6 * n_bands)
+
+    def run() -> object:
+        features = waves(x, (1.0,) * n_bands)
+        return torch.autograd.grad(features, x, cotangent) if both_ways else features
+
+    return run, without_kernels(run)
+
+
+def frequency_field() -> Sides:
+    """A whole field of six bands and a network of 64: density, color and normals, and back to the network."""
+    config = FieldConfig(encoding="frequency", n_levels=6, hidden_width=64)
+    field, positions = make_field(config, torch.Generator().manual_seed(0)), shell_samples()[1][:N_HASH_SAMPLES]
+
+    def look() -> object:
+        found = field.evaluate(positions, with_normals=True)
+        assert found.normals is not None
+        total = found.densities.sum() + found.albedo.sum() + found.normals.sum()
+        return torch.autograd.grad(total, list(field.decoder.parameters()), allow_unused=True)
+
+    return look, without_kernels(look)
 
 
 def occupancy_marks() -> Sides:
@@ -146,10 +195,16 @@ def adan() -> Sides:
 CASES: dict[str, Callable[[], Sides]] = {
     "hash 8 x 2^15": lambda: hash_grid(8, 15, 512),
     "hash 16 x 2^19": lambda: hash_grid(16, 19, 2048),
+    "grid variation, 8 x 2^15": lambda: grid_variation(8, 15, 512),
+    "grid variation, 16 x 2^19": lambda: grid_variation(16, 19, 2048),
     "composite": composite,
     "march": marching,
     "dense table": table_layout,
     "dense field": dense_field,
+    "frequency, 6 bands": lambda: frequency(6, both_ways=True),
+    "frequency, 12 bands": lambda: frequency(12, both_ways=True),
+    "frequency, 4 bands, forward": lambda: frequency(4, both_ways=False),
+    "frequency field": frequency_field,
     "occupancy, 128^3": occupancy_marks,
     "Adan, 12 M numbers": adan,
 }

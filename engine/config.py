@@ -121,6 +121,7 @@ class JobConfig:
                 "Use --vram normal with a smaller --render.size-px or --training.batch-size, or another --guidance.method.",
                 "option",
             )
+        self._check_grid()
         n_steps = self.training.n_steps
         for step in range(0, n_steps, max(1, n_steps // 100)):
             low, high = (scheduled(end, step, n_steps) for end in (self.guidance.t_low, self.guidance.t_high))
@@ -147,6 +148,24 @@ class JobConfig:
                     f"Use --training.batch-size {group}.",
                     "option",
                 )
+
+    def _check_grid(self) -> None:
+        """Raise UserError for what would act on a grid that this encoding does not have."""
+        encoding, weights = self.field.encoding, self.loss.lambda_grid_tv
+        is_smoothed = any(weights[1::2]) if isinstance(weights, tuple) else weights > 0
+        if is_smoothed and not self.field.has_grid:
+            what = "stores no grid" if encoding == "frequency" else "keeps its grid to itself"
+            raise UserError(
+                f"loss.lambda-grid-tv has no effect with field.encoding {encoding}, which {what}.",
+                "Use --loss.lambda-smooth, which smooths what is seen, or --field.encoding hash.",
+                "option",
+            )
+        if self.optimizer.weight_decay > 0 and encoding == "frequency":
+            raise UserError(
+                "optimizer.weight-decay has no effect with field.encoding frequency, which stores no grid.",
+                "Leave it out, or use --field.encoding hash.",
+                "option",
+            )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 #include "march.h"
 #include "dense_field.h"
 #include "hash_grid.h"
+#include "grid_tv.h"
 #include "dense_table.h"
+#include "frequency.h"
 #include "occupancy.h"
 #include "adan.h"

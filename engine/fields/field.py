@@ -19,6 +19,7 @@ from engine.fields.dense_grid import DenseGrid, as_table, read_table
 from engine.fields.encodings import ENCODINGS
 from engine.fields.field_config import FieldConfig
 from engine.fields.frequency import FrequencyEncoding
+from engine.fields.grid_variation import total_variation
 from engine.fields.hash_grid import HashGrid
 from engine.fields.mlp import DirectionNetwork, make_linear, make_network
 from engine.fields.trilinear import central_differences
@@ -140,8 +141,20 @@ class RadianceField(nn.Module):
         """Color [R, 3] in (0, 1) of the learned surrounding in unit directions [R, 3]."""
         return self.background_network(directions)
 
-    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Groups for a torch optimizer; `lr_scale` is each group's factor on a scheduled base rate."""
+    def grid_variation(self, positions: Tensor) -> Tensor:
+        """How much the grid's features differ between neighbouring points at places [M, 3], see `total_variation`; a scalar.
+
+        For dense and hash grids, which FieldConfig.has_grid tells.
+        """
+        assert isinstance(self.encoding, (DenseGrid, HashGrid))
+        return total_variation(self.encoding, _to_unit_cube(positions))
+
+    def parameter_groups(self, lr: float, grid_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Groups for a torch optimizer; `lr_scale` is each group's factor on a scheduled base rate.
+
+        Args:
+            grid_decay: weight decay of what the encoding stores, for an optimizer that decouples it; networks have none.
+        """
         groups: list[dict[str, Any]] = []
         if isinstance(self.encoding, DenseGrid):
             # The noise of a score moves every point of a fine grid on its own: slower fine levels average it instead of growing fur.
@@ -149,6 +162,7 @@ class RadianceField(nn.Module):
                 groups.append({"params": [level], "lr_scale": _ENCODING_RATE * self.config.level_rate**i, "name": f"level {i}"})
         elif list(self.encoding.parameters()):
             groups.append({"params": list(self.encoding.parameters()), "lr_scale": _ENCODING_RATE, "name": "encoding"})
+        groups = [{**group, "weight_decay": grid_decay} for group in groups]
         if not self.is_direct:
             groups.append({"params": list(self.decoder.parameters()), "lr_scale": 1.0, "name": "decoder"})
         groups.append({"params": list(self.background_network.parameters()), "lr_scale": 1.0, "name": "background"})

@@ -46,6 +46,11 @@ class FieldConfig:
     normals: Literal["analytic", "finite_difference"] = "analytic"
     """How the direction of surfaces is found: from the derivative of the grid, or from four more looks at the density."""
 
+    @property
+    def has_grid(self) -> bool:
+        """Whether there are grid points whose neighbours we know; tinycudann keeps its own to itself."""
+        return self.encoding in ("dense", "hash")
+
     def __post_init__(self) -> None:
         check_range("field.n-levels", self.n_levels, 1, 16)
         check_range("field.base-resolution", self.base_resolution, 2, 256)

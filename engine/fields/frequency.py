@@ -1,10 +1,17 @@
-"""Frequency encoding of positions: the smooth field of the first NeRFs, small and slow to find detail."""
+"""Frequency encoding: the smooth field of the first NeRFs, small and slow to find detail; and what a learned background sees by.
+
+By a kernel where there is one (`cuda_ext/ops_frequency.py`), else by its twin here in torch.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from cuda_ext import ops
+from cuda_ext.ops_frequency import frequency_encode
 from engine.fields.field_config import FieldConfig
 from engine.fields.levels import level_openness
 
@@ -32,9 +39,18 @@ class FrequencyEncoding(nn.Module):
 
     def forward(self, positions: Tensor) -> Tensor:
         """Positions [M, 3] in [0, 1]^3 to features [M, 3 + 6 L]."""
-        x = positions * 2.0 - 1.0
-        features = [x]
-        for k, openness in enumerate(level_openness(self.n_levels, self.max_level)):
-            scaled = 2.0**k * x
-            features += [openness * torch.sin(scaled), openness * torch.cos(scaled)]
-        return torch.cat(features, dim=-1)
+        return waves(positions * 2.0 - 1.0, level_openness(self.n_levels, self.max_level))
+
+
+def waves(x: Tensor, openness: Sequence[float]) -> Tensor:
+    """x [M, 3] to [M, 3 + 6 L]: x, then for band k of L openness[k] * sin 2^k x and openness[k] * cos 2^k x. Twice differentiable."""
+    return frequency_encode(x, openness) if ops.serves(x) else waves_twin(x, openness)
+
+
+def waves_twin(x: Tensor, openness: Sequence[float]) -> Tensor:
+    """What the kernel does, in torch."""
+    features = [x]
+    for k, open_part in enumerate(openness):
+        scaled = 2.0**k * x
+        features += [open_part * torch.sin(scaled), open_part * torch.cos(scaled)]
+    return torch.cat(features, dim=-1)

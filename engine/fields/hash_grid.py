@@ -56,7 +56,7 @@ class HashGrid(nn.Module):
     def forward(self, positions: Tensor) -> Tensor:
         """Positions [M, 3] in [0, 1]^3 to features [M, L * D]."""
         if ops.serves(positions):
-            return ops_hash.hash_encode(self.table, positions, self._levels())
+            return ops_hash.hash_encode(self.table, positions, self.levels())
         return self.forward_twin(positions)
 
     def pull_back(self, positions: Tensor, d_features: Tensor) -> Tensor:
@@ -64,9 +64,10 @@ class HashGrid(nn.Module):
 
         Differentiable in the table, in d_features and in the positions.
         """
-        return ops_hash.hash_pull_back(self.table, positions, d_features, self._levels())
+        return ops_hash.hash_pull_back(self.table, positions, d_features, self.levels())
 
-    def _levels(self) -> ops_hash.Levels:
+    def levels(self) -> ops_hash.Levels:
+        """The levels as kernels are told them, as far open as they are now."""
         return ops_hash.Levels(self.resolutions, self.sizes, level_openness(self.n_levels, self.max_level), self.smooth)
 
     def forward_twin(self, positions: Tensor) -> Tensor:

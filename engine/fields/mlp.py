@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from engine.fields.frequency import waves
+
 _BANDS = 4
 _BACKGROUND_WIDTH = 32
 
@@ -37,7 +39,4 @@ class DirectionNetwork(nn.Module):
         self.out = make_linear(_BACKGROUND_WIDTH, 3, generator)
 
     def forward(self, directions: Tensor) -> Tensor:
-        bands = [directions]
-        for k in range(_BANDS):
-            bands += [torch.sin(2.0**k * directions), torch.cos(2.0**k * directions)]
-        return torch.sigmoid(self.out(torch.relu(self.hidden(torch.cat(bands, dim=-1)))))
+        return torch.sigmoid(self.out(torch.relu(self.hidden(waves(directions, (1.0,) * _BANDS)))))

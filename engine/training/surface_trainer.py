@@ -23,12 +23,11 @@ from engine.scene.sampling import sample_cameras, sample_lights
 from engine.training.checkpoint import Checkpoint
 from engine.training.ema import Ema
 from engine.training.losses import smoothness_loss
-from engine.training.run_state import OPTIMIZERS, RunState, StepReport, Teacher
+from engine.training.run_state import OPTIMIZERS, SMOOTH_PLACES, RunState, StepReport, Teacher
 from engine.training.surface_losses import laplacian_loss, normal_consistency_loss
 from engine.training.surface_model import SurfaceModel, albedo_of
 from engine.training.surface_render import render_surface
 from engine.training.surface_views import surface_picture
-from engine.training.trainer import SMOOTH_PLACES
 
 MakeModel = Callable[[torch.Generator], SurfaceModel]
 """Builds the model as it is before the first step."""
@@ -52,7 +51,7 @@ class SurfaceTrainer(RunState):
         self.optimizer = OPTIMIZERS[self.config.optimizer.method](self._groups(), 1.0)
 
     def _groups(self) -> list[dict[str, Any]]:
-        groups = self.model.colors.parameter_groups(1.0)
+        groups = self.model.colors.parameter_groups(1.0, self.config.optimizer.weight_decay)
         if shape := self.model.shape_parameters():  # measured in cells
             scale = self.config.surface.shape_rate
             groups.append({"params": shape, "lr_scale": scale, "lr": scale, "name": "shape"})
@@ -88,6 +87,8 @@ class SurfaceTrainer(RunState):
         loss = cfg.guidance.weight * guidance_loss
         if (weight := self.at(cfg.loss.lambda_smooth)) > 0 and len(out.positions):
             loss = loss + weight * self._color_smoothness(out.positions)
+        if (weight := self.at(cfg.loss.lambda_grid_tv)) > 0 and len(out.positions):
+            loss = loss + weight * self._grid_variation(self.model.colors, out.positions)
         if self.model.shape_parameters():
             loss = loss + self.at(cfg.surface.lambda_normal) * normal_consistency_loss(surface)
             loss = loss + self.at(cfg.surface.lambda_laplacian) * laplacian_loss(surface, self.model.cell)

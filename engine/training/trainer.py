@@ -21,11 +21,8 @@ from engine.training.checkpoint import Checkpoint
 from engine.training.ema import Ema
 from engine.training.losses import entropy_loss, opacity_loss, orientation_loss, smoothness_loss, tv_loss
 from engine.training.reference import KnownView
-from engine.training.run_state import OPTIMIZERS, RunState, StepReport, Teacher
+from engine.training.run_state import OPTIMIZERS, SMOOTH_PLACES, RunState, StepReport, Teacher
 from engine.training.trained import TrainedField
-
-# Enough for a steady gradient, few enough to cost a tenth of a step.
-SMOOTH_PLACES = 8192
 
 
 class Trainer(RunState):
@@ -53,7 +50,7 @@ class Trainer(RunState):
             self.initialise(self.field)
         self.ema: Ema[RadianceField] = Ema(self.field, cfg.training.ema_decay)
         self.occupancy = OccupancyGrid(cfg.render.occupancy_resolution).to(self.device)
-        self.optimizer = OPTIMIZERS[cfg.optimizer.method](self.field.parameter_groups(1.0), 1.0)
+        self.optimizer = OPTIMIZERS[cfg.optimizer.method](self.field.parameter_groups(1.0, cfg.optimizer.weight_decay), 1.0)
 
     def train_step(self) -> StepReport:
         """One optimizer update. Raises DivergedError."""
@@ -153,6 +150,8 @@ class Trainer(RunState):
             loss = loss + weight * orientation_loss(out.weights, out.normals, out.directions, out.n_rays)
         if (weight := self.at(cfg.lambda_smooth)) > 0 and len(out.positions):
             loss = loss + weight * self._smoothness(out.positions)
+        if (weight := self.at(cfg.lambda_grid_tv)) > 0 and len(out.positions):
+            loss = loss + weight * self._grid_variation(self.field, out.positions)
         return loss
 
     def _smoothness(self, positions: Tensor) -> Tensor:

@@ -70,11 +70,14 @@ class OptimizerConfig:
     """Steps over which the rate rises from nothing. 0..10000."""
     max_grad_norm: float = 0.0
     """Gradients longer than this are cut to it; 0 leaves them. 0..1e6."""
+    weight_decay: float = 0.0
+    """Pulls what a grid stores towards nothing, beside the gradient: each step takes this times its rate away. 0..10."""
 
     def __post_init__(self) -> None:
         check_scheduled("optimizer.learning-rate", self.learning_rate, 1e-6, 1)
         check_range("optimizer.warm-up-steps", self.warm_up_steps, 0, 10000)
         check_range("optimizer.max-grad-norm", self.max_grad_norm, 0, 1e6)
+        check_range("optimizer.weight-decay", self.weight_decay, 0, 10)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,9 +99,12 @@ class LossConfig:
     """Against fur and crumbs: mean difference of opacity and color between near places in space. 0..1e4, may be scheduled."""
     smooth_radius: float = 0.03
     """How near, in world units: standard deviation along each axis. 0.001..1."""
+    lambda_grid_tv: Scheduled = 0.0
+    """For smooth levels of a dense or hash grid: mean squared difference of what neighboring points store, where something was
+    looked at. 0..1e4, may be scheduled."""
 
     def __post_init__(self) -> None:
-        for name in ("lambda_opacity", "lambda_entropy", "lambda_orientation", "lambda_tv", "lambda_smooth"):
+        for name in ("lambda_opacity", "lambda_entropy", "lambda_orientation", "lambda_tv", "lambda_smooth", "lambda_grid_tv"):
             check_scheduled("loss." + name.replace("_", "-"), getattr(self, name), 0, 1e4)
         check_range("loss.smooth-radius", self.smooth_radius, 0.001, 1)
 

@@ -122,6 +122,28 @@ def test_a_solid_background_draws_no_grays():
         make_config("draft", {"render.background": "solid", "render.gray_background": "true"})
 
 
+@pytest.mark.parametrize(
+    ("encoding", "key", "value", "error"),
+    [
+        (
+            "frequency",
+            "loss.lambda_grid_tv",
+            "5",
+            "field.encoding frequency, which stores no grid. Use --loss.lambda-smooth",
+        ),
+        ("frequency", "loss.lambda_grid_tv", "0,0,1,5", "loss.lambda-grid-tv has no effect"),
+        ("tcnn", "loss.lambda_grid_tv", "5", "no effect with field.encoding tcnn, which keeps its grid to itself"),
+        ("frequency", "optimizer.weight_decay", "0.1", "optimizer.weight-decay has no effect with field.encoding frequency"),
+    ],
+)
+def test_what_acts_on_a_grid_needs_one(encoding, key, value, error):
+    settings = {"field.encoding": encoding, "field.hidden_width": "16"}
+    with pytest.raises(UserError, match=error):
+        make_config("draft", settings | {key: value})
+    make_config("draft", settings | {key: "0,0,1,0" if "," in value else "0"})
+    make_config("draft", settings | {key: value, "field.encoding": "hash"})
+
+
 def test_an_unknown_preset_names_the_known_ones():
     with pytest.raises(UserError, match="preset is 'drafty', but must be one of draft, standard, high, .*Use --preset draft"):
         make_config("drafty", {})

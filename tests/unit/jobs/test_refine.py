@@ -150,6 +150,13 @@ def test_normal_consistency_and_laplacian_have_their_closed_forms():
     assert laplacian_loss(Surface(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64)), 0.3).item() == 0
 
 
+def test_a_weight_on_the_grids_variation_counts_on_a_surface_too():
+    plain, weighted = (
+        oracle_trainer(ball(0.5), ball(0.5), 4, **{"loss.lambda-grid-tv": weight}).train_step().loss.item() for weight in ("0", "1e4")
+    )
+    assert weighted > plain
+
+
 def test_a_vanishing_surface_is_told_and_not_a_traceback():
     from engine.errors import UserError
 

@@ -10,10 +10,14 @@ from torch import Tensor
 
 from cuda_ext import ops
 from cuda_ext.ops_adan import adan_step
+from cuda_ext.ops_frequency import frequency_encode
+from cuda_ext.ops_grid_tv import grid_tv
 from cuda_ext.ops_occupancy import occupancy_mark
 from cuda_ext.ops_table import dense_table
 from engine.fields.field import make_field, table_twin
 from engine.fields.field_config import FieldConfig
+from engine.fields.frequency import waves_twin
+from engine.fields.grid_variation import squares_twin
 from engine.fields.hash_grid import HashGrid
 from engine.rendering.composite import accumulate, weights_from_density
 from engine.rendering.march import pack
@@ -94,6 +98,28 @@ def hash_case(features: int, *, smooth: bool) -> Callable[..., list[Tensor]]:
     return case
 
 
+def grid_tv_case(features: int, *, turned: bool) -> Callable[..., list[Tensor]]:
+    """Levels as in hash_case; turned: the table lies feature by feature. More samples than rows, so that many add to the same place."""
+
+    def case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
+        grid = HashGrid((4, 9, 16, 30), features, 10, generator_of(6))
+        grid.max_level = 0.9
+        table = torch.randn(grid.table.shape[:: -1 if turned else 1], generator=generator_of(18)).to(device, dtype).requires_grad_()
+        positions = torch.rand(4000, 3, generator=generator_of(19)).to(device, dtype) * 1.2 - 0.1
+        squares = (grid_tv if kernel else squares_twin)(table.t() if turned else table, positions, grid.levels())
+        return with_gradients([squares], [table])
+
+    return case
+
+
+def frequency_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
+    """Five bands, one half open and one closed, and the gradient's own gradient, which normals need."""
+    x = (torch.rand(3001, 3, generator=generator_of(20)).to(device, dtype) * 2.4 - 1.2).requires_grad_()
+    out = (frequency_encode if kernel else waves_twin)(x, (1.0, 1.0, 1.0, 0.5, 0.0))
+    (d_x,) = torch.autograd.grad(out.square().sum(dim=-1).sin().sum(), x, create_graph=True)
+    return with_gradients([out, d_x], [x])
+
+
 def dense_table_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
     volume = torch.randn(4, 21, 21, 21, generator=generator_of(9)).to(device, dtype).requires_grad_()
     return with_gradients([(dense_table if kernel else table_twin)(volume, 2.0, with_gradient=True)], [volume])
@@ -129,6 +155,9 @@ CASES: dict[str, Callable[..., list[Tensor]]] = {
     "dense_table": dense_table_case,
     "hash_encode of 2": hash_case(2, smooth=True),
     "hash_encode of 3": hash_case(3, smooth=False),
+    "frequency_encode": frequency_case,
+    "grid_tv of 2": grid_tv_case(2, turned=False),
+    "grid_tv of 3, number by number": grid_tv_case(3, turned=True),
     "occupancy_mark": occupancy_case,
     "adan_step": adan_case,
 }

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 import cuda_ext.ops_adan
+import cuda_ext.ops_frequency
+import cuda_ext.ops_grid_tv
 import cuda_ext.ops_hash
 import cuda_ext.ops_occupancy
 import cuda_ext.ops_table  # noqa: F401  importing registers the operators
@@ -58,6 +60,11 @@ ARGUMENTS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "hash_encode": lambda: (rand(91, 2, grad=True), rand(6, 3, seed=1, grad=True), None, *LEVELS),
     "hash_table_grad": lambda: (rand(6, 3), None, rand(6, 6, seed=1, grad=True), *LEVELS),
     "hash_position_grad": lambda: (rand(91, 2, grad=True), rand(6, 3, seed=1), None, rand(6, 6, seed=2), *LEVELS),
+    "frequency_encode": lambda: (rand(5, 3, grad=True), [1.0, 0.5]),
+    "frequency_pull": lambda: (rand(5, 15, grad=True), rand(5, 15, seed=1, grad=True)),
+    "frequency_push": lambda: (rand(5, 15, grad=True), rand(5, 3, seed=1, grad=True), False),
+    "grid_tv": lambda: (rand(91, 2, grad=True), rand(6, 3, seed=1), *LEVELS[:3]),
+    "grid_tv_backward": lambda: (rand(2, 91).t(), rand(6, 3, seed=1), rand(3, 6, seed=2), *LEVELS[:3]),
     "occupancy_mark": lambda: (rand(5, 5, 5), torch.tensor(0.9)),
     "adan_step": lambda: (*(rand(20, seed=k) for k in range(6)), 0.98, 0.92, 0.99, 1e-2, 1e-2, 0.5, 1e-8, 1.0),
 }

@@ -17,6 +17,7 @@ from engine.scene.view_weights import VIEWS
 from engine.training.collapse import DivergedError
 from engine.training.control import Control
 from engine.training.loop import CancelledError, Hooks, train
+from engine.training.run_state import OPTIMIZERS
 from engine.training.teacher import DiffusionTeacher, make_guidance
 from engine.training.trainer import Trainer
 
@@ -153,13 +154,55 @@ def test_a_smaller_rate_moves_less_and_warm_up_starts_slowly():
     assert moved(optimizer__learning_rate=0.01, optimizer__warm_up_steps=9) == pytest.approx(fast / 10, rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["lambda_opacity", "lambda_entropy", "lambda_orientation", "lambda_tv", "lambda_smooth"])
+@pytest.mark.parametrize("name", ["lambda_opacity", "lambda_entropy", "lambda_orientation", "lambda_tv", "lambda_smooth", "lambda_grid_tv"])
 def test_every_loss_weight_has_an_effect(name):
     lit = {"light__textureless_ratio": 0.5, "light__lambertian_ratio": 0.5}
     none = dict.fromkeys(("loss__lambda_opacity", "loss__lambda_entropy", "loss__lambda_smooth"), 0)
     plain = trainer_of(NoTeacher(), **lit, **none).train_step()
     weighted = trainer_of(NoTeacher(), **lit, **none | {f"loss__{name}": 10}).train_step()
     assert float(plain.loss) == 0 and float(weighted.loss) > 0
+
+
+@pytest.mark.parametrize("encoding", ["dense", "hash"])
+def test_a_weight_on_the_grids_variation_makes_it_smoother(encoding):
+    def roughness(weight):
+        none = dict.fromkeys(("loss__lambda_opacity", "loss__lambda_entropy", "loss__lambda_smooth", "optimizer__warm_up_steps"), 0)
+        settings = {"field__encoding": encoding, "training__n_steps": 20, "training__max_level": 1, "optimizer__learning_rate": 0.004}
+        trainer = trainer_of(loss__lambda_grid_tv=weight, **settings, **none)
+        losses(trainer, 20)
+        places = torch.rand(500, 3, generator=torch.Generator().manual_seed(1)) - 0.5
+        return trainer.field.grid_variation(places).item()
+
+    assert 0 < roughness(1e3) < 0.3 * roughness(0)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adan"])
+@pytest.mark.parametrize("encoding", ["dense", "hash"])
+def test_weight_decay_shrinks_the_grid_by_its_share_of_the_rate_and_nothing_else(encoding, optimizer):
+    none = dict.fromkeys(("loss__lambda_opacity", "loss__lambda_entropy", "loss__lambda_smooth", "optimizer__warm_up_steps"), 0)
+    trainer = trainer_of(
+        NoTeacher(), field__encoding=encoding, field__hidden_width=8, field__level_rate=1, training__max_level=1,
+        optimizer__method=optimizer, optimizer__learning_rate=0.01, optimizer__weight_decay=2, **none,
+    )  # fmt: skip
+    before = {name: p.detach().clone() for name, p in trainer.field.named_parameters()}
+    trainer.train_step()  # all gradients are zero
+    kept = 1 - 0.1 * 2 if optimizer == "adam" else 1 / (1 + 0.1 * 2)  # a grid's rate is ten times the base rate
+    for name, p in trainer.field.named_parameters():
+        torch.testing.assert_close(p.detach(), before[name] * (kept if name.startswith("encoding") else 1))
+
+
+def test_adam_without_weight_decay_is_adam_to_the_last_bit():
+    values = [torch.randn(100, generator=torch.Generator().manual_seed(k)) for k in range(4)]
+    theirs, ours = values[0].clone(), values[0].clone()
+    optimizers = [
+        torch.optim.Adam([theirs], lr=0.05, betas=(0.9, 0.99), eps=1e-15, fused=True),
+        OPTIMIZERS["adam"]([{"params": [ours]}], 0.05),
+    ]
+    for grad in values[1:]:
+        theirs.grad, ours.grad = grad.clone(), grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.equal(theirs, ours) and not torch.equal(theirs, values[0])
 
 
 def test_a_fixed_number_of_samples_trains_alike_and_too_few_are_told_once():
