@@ -6,10 +6,10 @@ Nothing is fetched, and no torch here. Shapes: H W pixels of the picture, h w of
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ PURE, EDGE_PX = 0.95, 4
 SPECK_SHARE = 0.02
 # Answers that are kept: a request is checked before its job is made, and large models take long.
 KEPT = 8
-_kept: dict[tuple[str, ...], Pixels] = {}
 
 GET = "isnet-general-use.onnx or u2net.onnx, for example (docs/image-to-3d.md says where they are)"
 
@@ -51,16 +50,10 @@ def cut_out(image: PIL.Image.Image, model: Path) -> Pixels:
     if not model.is_file():
         what = "is a folder" if model.is_dir() else "is not there"
         raise UserError(f"The model {model} that is to cut out the object {what}.", f"Name an .onnx file: {GET}.", "model")
-    status = model.stat()
-    key = (str(model), str(status.st_mtime_ns), str(status.st_size), hashlib.sha256(image.tobytes()).hexdigest(), str(image.size))
-    if key not in _kept:
-        answer = _answer(image, model)
-        while len(_kept) >= KEPT:
-            del _kept[next(iter(_kept))]
-        _kept[key] = answer
-    if _kept[key].max() < MIN_SURE:
+    mask = _kept_answer(image.size, image.tobytes(), model, model.stat().st_mtime_ns)
+    if mask.max() < MIN_SURE:
         raise UserError("The model found no object in the picture.", "Give a closer picture or another model, or cut it out.", "image")
-    return _kept[key] / _kept[key].max()
+    return mask / mask.max()
 
 
 def without_specks(object_: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -82,6 +75,12 @@ def pure_colors(colors: Pixels, alpha: Pixels) -> Pixels:
         return colors
     distance, (rows, columns) = ndimage.distance_transform_edt(~pure, return_indices=True)
     return np.where((distance <= EDGE_PX)[..., None], colors[rows, columns], colors)
+
+
+@lru_cache(maxsize=KEPT)
+def _kept_answer(size: tuple[int, int], rgb: bytes, model: Path, changed_ns: int) -> Pixels:
+    """`_answer` for a picture of these pixels by the model file as it was at `changed_ns`."""
+    return _answer(PIL.Image.frombytes("RGB", size, rgb), model)
 
 
 def _answer(image: PIL.Image.Image, model: Path) -> Pixels:

@@ -22,7 +22,7 @@ RED = (225, 40, 35)
 
 @pytest.fixture(autouse=True)
 def nothing_kept():
-    room._kept.clear()
+    room._kept_answer.cache_clear()
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_the_answer_is_computed_once_and_again_for_another_picture_or_model(tmp_
     assert len(asked) == 3
     for k in range(room.KEPT + 2):
         cut_out(PIL.Image.new("RGB", (32, 32), (200 + k, 0, 0)), finder)
-    assert len(room._kept) == room.KEPT
+    assert room._kept_answer.cache_info().currsize == room.KEPT
 
 
 def bad_model(kind, tmp_path):
