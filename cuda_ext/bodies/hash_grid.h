@@ -103,11 +103,14 @@ DEVICE void NAME(hash_read)(const REAL* rows, int64 any_width, const NAME(Cubes)
     const int64 width = fixed_width ? fixed_width : any_width;
     FOR_EACH_LANE(k, count) {
         REAL sum[fixed_width ? fixed_width : 32];
+        UNROLL_IF_KNOWN(fixed_width)
         for (int64 f = 0; f < width; ++f) sum[f] = 0;
         for (int corner = 0; corner < 8; ++corner) {
             const REAL* row = rows + cubes.row[corner][k] * width;
+            UNROLL_IF_KNOWN(fixed_width)
             for (int64 f = 0; f < width; ++f) sum[f] += weights[corner][k] * row[f];
         }
+        UNROLL_IF_KNOWN(fixed_width)
         for (int64 f = 0; f < width; ++f) features[k * stride + f] = sum[f];
     }
 }
@@ -118,9 +121,11 @@ DEVICE void NAME(hash_add)(REAL* rows, int64 any_width, const NAME(Cubes)& cubes
     const int64 width = fixed_width ? fixed_width : any_width;
     FOR_EACH_LANE(k, count) {
         REAL d_out[fixed_width ? fixed_width : 32];  // a copy: the compiler cannot know that d_features is no part of rows
+        UNROLL_IF_KNOWN(fixed_width)
         for (int64 f = 0; f < width; ++f) d_out[f] = d_features[k * stride + f];
         for (int corner = 0; corner < 8; ++corner) {
             REAL* row = rows + cubes.row[corner][k] * width;
+            UNROLL_IF_KNOWN(fixed_width)
             for (int64 f = 0; f < width; ++f) ADD(row + f, weights[corner][k] * d_out[f]);
         }
     }
@@ -166,6 +171,7 @@ DEVICE void NAME(hash_pull)(const REAL* rows, int64 any_width, const NAME(Cubes)
         for (int corner = 0; corner < 8; ++corner) {
             const REAL* row = rows + cubes.row[corner][k] * width;
             REAL sum = 0;
+            UNROLL_IF_KNOWN(fixed_width)
             for (int64 f = 0; f < width; ++f) sum += row[f] * d_out[f];
             dot[corner][k] = openness * sum;
         }
