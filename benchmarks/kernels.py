@@ -9,7 +9,8 @@ mean something on a busy machine too; with more, the wall's. Hash grids: feature
 --compiled shows the twin under torch.compile beside them, where a C++ compiler is there; it takes a minute a case to compile.
 The bytes are those that no way of computing the same can save: what is given is read once, what is asked for written once. Their share of
 a copy's speed, measured here, is how much of the memory's bandwidth a kernel reaches, autograd and allocations included.
-On an NVIDIA GPU a round is REPEATS calls in a row, and a second table has other engines' kernels beside ours, see `rivals.py`.
+On an NVIDIA GPU a round is REPEATS calls in a row, and a second table has other engines' kernels beside ours, see `rivals.py`; on a CPU
+it has hash grids and compositing in Numba and Warp, after `pip install numba warp-lang`, which nothing else here asks for.
 """
 
 from __future__ import annotations

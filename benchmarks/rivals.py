@@ -1,24 +1,29 @@
-"""Our kernels beside those of tiny-cuda-nn and nerfacc, where these packages and an NVIDIA GPU are there.
+"""Our kernels beside those of tiny-cuda-nn and nerfacc, where these packages and an NVIDIA GPU are there; on a CPU, beside the same in
+Numba and Warp (`dsl_kernels.py`).
 
 Both sides get the same rays, samples and gradients. What cannot be compared number by number is said with the row: tiny-cuda-nn's table
-has its own order and its own random numbers, nerfacc's march its own lattice.
+has its own order and its own random numbers, nerfacc's march its own lattice. Numba and Warp fill NumPy arrays, without autograd.
 """
 
 from __future__ import annotations
 
 import importlib
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.dsl_kernels import GridShape, kernels_of
 from benchmarks.shell import shell_rays, shell_samples
 from cuda_ext import ops
 from engine.errors import UserError
 from engine.fields.field_config import FieldConfig
 from engine.fields.hash_grid import HashGrid
+from engine.fields.levels import level_resolutions
 from engine.fields.tcnn_grid import TcnnGrid
 from engine.rendering.march import march
 
@@ -31,6 +36,11 @@ class Pair(NamedTuple):
     ours: Callable[[], Any]
     theirs: Callable[[], Any]
     note: str
+
+
+def apart(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """The largest difference, as a share of the largest number of its tensor."""
+    return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(ours, theirs, strict=True))
 
 
 def hash_pair(device: torch.device, n_levels: int, log2_size: int, finest: int) -> Pair:
@@ -71,8 +81,7 @@ def composite_pair(device: torch.device) -> Pair:
         return lambda: torch.autograd.grad(forward(), (densities, values), cotangents)
 
     pair = both_ways(lambda: ops.composite(densities, deltas, values, samples.packed_info)), both_ways(theirs)
-    apart = max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(*(run() for run in pair)))
-    return Pair(*pair, f"{len(deltas):,} samples, gradients at most {apart:.0e} of the largest apart")
+    return Pair(*pair, f"{len(deltas):,} samples, gradients at most {apart(*(run() for run in pair)):.0e} of the largest apart")
 
 
 def march_pair(device: torch.device) -> Pair:
@@ -91,27 +100,80 @@ def march_pair(device: torch.device) -> Pair:
     return Pair(ours, theirs, f"{len(ours().t_starts):,} samples, theirs {len(theirs()[0]):,}")
 
 
+def dsl_hash_pair(library: str, n_levels: int, log2_size: int, finest: int) -> Pair:
+    """Features forward, the table's gradient backward, by straight lines. Raises ImportError without the library."""
+    theirs = kernels_of(library, torch.get_num_threads())
+    grid = HashGrid(level_resolutions(n_levels, 16, finest), 2, log2_size, torch.Generator().manual_seed(0))
+    positions = shell_samples(torch.device("cpu"))[1][:N_SAMPLES] * 0.5 + 0.5
+    cotangent = torch.randn(len(positions), grid.n_features)
+    sizes = np.array(grid.sizes)
+    shape = GridShape(np.array(grid.resolutions), sizes, sizes.cumsum() - sizes)
+    arrays = grid.table.detach().numpy(), positions.numpy(), cotangent.numpy()
+
+    def ours() -> tuple[Tensor, ...]:
+        features = grid(positions)
+        return features.detach(), *torch.autograd.grad(features, grid.table, cotangent)
+
+    return _dsl_pair(ours, lambda: theirs.hash_grid(*arrays, shape), theirs.threads)
+
+
+def dsl_composite_pair(library: str) -> Pair:
+    """Weights and sums of five channels forward, gradients of densities and values backward. Raises ImportError without the library."""
+    theirs = kernels_of(library, torch.get_num_threads())
+    samples, _ = shell_samples(torch.device("cpu"))
+    deltas, rays = samples.t_ends - samples.t_starts, samples.packed_info
+    densities, values = torch.rand(len(deltas)) * 20, torch.rand(len(deltas), 5)
+    cotangents = torch.randn(len(deltas)), torch.randn(len(rays), 5)
+    arrays = [tensor.numpy() for tensor in (densities, deltas, values, rays, *cotangents)]
+    leaves = densities.clone().requires_grad_(), values.clone().requires_grad_()
+
+    def ours() -> tuple[Tensor, ...]:
+        found = ops.composite(leaves[0], deltas, leaves[1], rays)
+        return *(tensor.detach() for tensor in found), *torch.autograd.grad(found, leaves, cotangents)
+
+    return _dsl_pair(ours, lambda: theirs.composite(*arrays), theirs.threads)
+
+
+def _dsl_pair(ours: Callable[[], tuple[Tensor, ...]], theirs: Callable[[], tuple[np.ndarray, ...]], threads: str) -> Pair:
+    """Calls theirs once, which compiles it, and compares."""
+    start = time.perf_counter()
+    found = [torch.from_numpy(array) for array in theirs()]
+    took = time.perf_counter() - start
+    return Pair(ours, theirs, f"{threads}, first call {took:.1f} s, at most {apart(ours(), found):.0e} of the largest apart")
+
+
 PAIRS: dict[str, Callable[[torch.device], Pair]] = {
     "hash 8 x 2^15 / tiny-cuda-nn": lambda device: hash_pair(device, 8, 15, 512),
     "hash 16 x 2^19 / tiny-cuda-nn": lambda device: hash_pair(device, 16, 19, 2048),
     "composite / nerfacc": composite_pair,
     "march / nerfacc": march_pair,
 }
+DSL_CASES: dict[str, Callable[[str], Pair]] = {
+    "hash 8 x 2^15": lambda library: dsl_hash_pair(library, 8, 15, 512),
+    "hash 16 x 2^19": lambda library: dsl_hash_pair(library, 16, 19, 2048),
+    "composite": dsl_composite_pair,
+}
+CPU_PAIRS: dict[str, Callable[[torch.device], Pair]] = {
+    f"{case} / {library}": lambda _device, make=make, library=library: make(library)  # type: ignore[misc]
+    for case, make in DSL_CASES.items()
+    for library in ("numba", "warp-lang")
+}
 
 
 def print_rivals(device: torch.device, times_of: Callable[..., list[list[float]]]) -> None:
     """The second table. times_of: milliseconds of each of some callables, round by round.
 
-    Without a GPU or a package a row says so.
+    Without the device or a package a row says so.
     """
     print("\n| ours / theirs | ours ms | theirs ms | theirs / ours | |\n| --- | --- | --- | --- | --- |")
-    for name, make in PAIRS.items():
+    for name, make in (PAIRS | CPU_PAIRS).items():
         print(rival_row(name, make, device, times_of), flush=True)
 
 
 def rival_row(name: str, make: Callable[[torch.device], Pair], device: torch.device, times_of: Callable[..., list[list[float]]]) -> str:
-    if device.type != "cuda":
-        return f"| {name} | not measured: asks for --device cuda and an NVIDIA GPU |"
+    asked = "cpu" if name in CPU_PAIRS else "cuda"
+    if device.type != asked:
+        return f"| {name} | not measured: asks for --device {asked}{' and an NVIDIA GPU' if asked == 'cuda' else ''} |"
     try:
         pair = make(device)
         ours, theirs = (statistics.median(times) for times in times_of(pair.ours, pair.theirs))

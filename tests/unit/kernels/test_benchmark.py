@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 import types
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -39,6 +41,8 @@ def test_the_command_prints_shares_and_says_what_is_not_measured(
 ) -> None:
     monkeypatch.setattr(torch, "set_num_threads", lambda _n: None)  # the number is the whole test process's
     monkeypatch.setattr(kernels, "copy_rate", lambda *_: 10e9)
+    for package in ("numba", "warp"):
+        monkeypatch.setitem(sys.modules, package, None)
     kernels.main(["--threads", "1", "--rounds", "1", "--only", "occupancy, 128^3;march"])
     out = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if re.match(r"\| (occupancy|march)", line)]
@@ -46,6 +50,7 @@ def test_the_command_prints_shares_and_says_what_is_not_measured(
     milliseconds, megabytes, share = float(rows[0][1]), float(rows[0][6]), float(rows[0][7].rstrip("%"))
     assert megabytes == 10.5 and share == pytest.approx(100 * 1.05 / milliseconds, rel=0.05, abs=1)
     assert rows[2][1] == "not measured: asks for --device cuda and an NVIDIA GPU"
+    assert "| composite / numba | not measured: asks for pip install numba (" in out
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     kernels.main(["--device", "cuda"])
     assert capsys.readouterr().out == "On a GPU: not measured: no CUDA GPU here.\n"
@@ -63,6 +68,35 @@ def test_without_the_package_a_row_names_it(name: str, monkeypatch: pytest.Monke
     row = rivals.rival_row(name, rivals.PAIRS[name], torch.device("cuda"), times_of)
     package = "nerfacc" if "nerfacc" in name else "tinycudann"
     assert row.startswith(f"| {name} | not measured: ") and package in row.split("not measured")[1]
+
+
+@pytest.mark.parametrize("name", rivals.CPU_PAIRS)
+def test_without_numba_or_warp_a_row_says_what_to_install(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("numba", "warp"):
+        monkeypatch.setitem(sys.modules, package, None)
+    row = rivals.rival_row(name, rivals.CPU_PAIRS[name], CPU, times_of)
+    assert row.startswith(f"| {name} | not measured: asks for pip install {name.split(' / ')[1]} (")
+    row = rivals.rival_row(name, rivals.CPU_PAIRS[name], torch.device("cuda"), times_of)
+    assert row == f"| {name} | not measured: asks for --device cpu |"
+
+
+@pytest.mark.parametrize("library", ["numba", "warp-lang"])
+def test_numba_and_warp_compute_the_same(library: str) -> None:
+    if not importlib.util.find_spec(library.removesuffix("-lang")):
+        pytest.skip(f"{library} is not installed")
+    before = torch.get_num_threads()
+    for make in (lambda: rivals.dsl_hash_pair(library, 8, 15, 512), lambda: rivals.dsl_composite_pair(library)):
+        note = make().note
+        assert float(note.split("at most ")[1].split()[0]) < 1e-4, note
+    assert torch.get_num_threads() == before
+
+
+def test_a_row_tells_how_far_both_are_apart() -> None:
+    arrays = torch.tensor([1.0, 4.0]), torch.tensor([[2.0]])
+    pair = rivals._dsl_pair(lambda: arrays, lambda: (np.array([1.0, 4.5]), np.array([[2.0]])), "3 threads")
+    row = rivals.rival_row("composite / numba", lambda _device: pair, CPU, times_of)
+    assert row == f"| composite / numba | 1.000 | 3.000 | 3.00 | {pair.note} |"
+    assert re.fullmatch(r"3 threads, first call \d+\.\d s, at most 1e-01 of the largest apart", pair.note)
 
 
 class Encoding(nn.Module):
