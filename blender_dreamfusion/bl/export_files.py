@@ -1,7 +1,5 @@
 """Write objects to a file for other programs, with Blender's own exporters."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path

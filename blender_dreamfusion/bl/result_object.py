@@ -1,7 +1,5 @@
 """From a result folder to an object in the scene. Usable from a script without the interface."""
 
-from __future__ import annotations
-
 import time
 from datetime import datetime
 from pathlib import Path
@@ -17,12 +15,11 @@ from .assets import mark_asset
 from .derived_meshes import make_lods
 from .material import build_material, load_textures
 from .mesh import build_mesh, shade, swap_mesh, triangle_count, vertex_positions
+from .provenance import PROVENANCE_PREFIX, replaceable
 from .quads import make_quads
 from .source_object import to_local
 from .stage_result import find_target, put_texture
 
-# Custom properties with where an object comes from. Lists and tables of result.json stay in the job folder.
-PROVENANCE_PREFIX = "dreamfusion_"
 PROVENANCE = (
     "prompt",
     "negative",
@@ -186,19 +183,6 @@ def _target(plan: ImportPlan, result: results.ResultMesh) -> tuple[bpy.types.Obj
     if plan.replace_object and target is None:
         return None, [f"{plan.replace_object} is no generated object of this file any more, so a new one was made."]
     return target, []
-
-
-def replaceable(name: str) -> bpy.types.Object | None:
-    """The generated object of that name whose mesh may be exchanged; None if there is none."""
-    obj = bpy.data.objects.get(name) if name else None
-    if obj is None or not is_generated(obj) or obj.library is not None or obj.data.library is not None:
-        return None
-    return obj
-
-
-def is_generated(obj: bpy.types.Object | None) -> bool:
-    """Whether this add-on made the object."""
-    return obj is not None and obj.type == "MESH" and PROVENANCE_PREFIX + "job" in obj
 
 
 def _write_provenance(obj: bpy.types.Object, result: results.ResultMesh, folder: Path) -> None:

@@ -4,8 +4,6 @@ The table is `engine_options.json` beside this file, what `python -m engine opti
 Values are texts, as overrides carry them.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Iterable, Mapping

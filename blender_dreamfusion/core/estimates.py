@@ -1,7 +1,5 @@
 """How long a job will take on this machine: from the jobs that are done, else a guess that says so. Pure functions, no bpy."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType

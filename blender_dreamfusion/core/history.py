@@ -4,8 +4,6 @@ A job folder (see engine/job_folder.py) is any folder with a job.json directly i
 half written or of another version costs that one entry, never the history.
 """
 
-from __future__ import annotations
-
 import enum
 import json
 import re
@@ -236,7 +234,7 @@ def records(entries: Sequence[HistoryEntry]) -> list[Record]:
     ]
 
 
-def saved_request(folder: Path) -> messages.JobRequest:
+def saved_request(folder: Path) -> "messages.JobRequest":
     """What was asked for in a job folder. Raises: ValueError with a sentence."""
     try:
         return messages.request_from_json(_read_json(folder / "job.json").get("request"))
@@ -244,13 +242,13 @@ def saved_request(folder: Path) -> messages.JobRequest:
         raise ValueError(f"{folder / 'job.json'} cannot be read ({error}). Generate the object anew.") from error
 
 
-def again_request(folder: Path) -> messages.JobRequest:
+def again_request(folder: Path) -> "messages.JobRequest":
     """The same job anew, with the pictures that it keeps itself. Raises: ValueError."""
     request = saved_request(folder)
     return messages.with_kept_pictures(request, str(folder)) if (folder / messages.kept_name(0)).is_file() else request
 
 
-def further_request(folder: Path, n_steps: int, n_done: int = 0) -> messages.JobRequest:
+def further_request(folder: Path, n_steps: int, n_done: int = 0) -> "messages.JobRequest":
     """A job that goes on from this one's last checkpoint to `n_steps` steps in all. Raises: ValueError.
 
     A stage goes on from the mesh and the colors that it made, with what is left of the steps after the `n_done` done ones.

@@ -1,7 +1,5 @@
 """What is to happen with a result once it is there: fixed when a job starts, kept with it as plain data."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -56,7 +54,7 @@ class ImportPlan(NamedTuple):
         return self._asdict()
 
     @staticmethod
-    def from_json(data: Mapping[str, Any]) -> ImportPlan:
+    def from_json(data: Mapping[str, Any]) -> "ImportPlan":
         """The plan that `to_json` described; what is missing or unknown (another version wrote it) takes its default.
 
         Raises: ValueError if a value is of another kind than it should be.

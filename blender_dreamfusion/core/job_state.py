@@ -4,8 +4,6 @@ idle -> starting -> running <-> paused -> finishing -> done
             \\-> cancelling -> cancelled         any -> failed
 """
 
-from __future__ import annotations
-
 import enum
 from typing import NamedTuple
 
@@ -78,7 +76,7 @@ def failed(state: JobState, problem: Problem) -> JobState:
     return state._replace(status=Status.FAILED, problem=problem, eta_s=-1.0)
 
 
-def applied(state: JobState, event: messages.Event) -> JobState:
+def applied(state: JobState, event: "messages.Event") -> JobState:
     """The state after an event. Events of other jobs, and any after the end, change nothing."""
     if getattr(event, "job", None) != state.job or not state.is_active:
         return state

@@ -4,8 +4,6 @@ Before the engine was ever asked, the table that ships (`models.json` beside thi
 shown, so that the page and the menu can be drawn before anything runs. No bpy.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Something that went wrong, in the user's words, with the way out."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The light mesh that the engine sends while it trains. numpy only; what comes out is safe to build from."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 from typing import NamedTuple

@@ -4,8 +4,6 @@ A Blender holds one file, queue-N.json, together with a lock on queue-N.lock tha
 however it ends. So two Blenders never run the same line, and what a dead one left can be told from what a living one holds.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -25,7 +23,7 @@ MAX_SLOTS = 64
 class QueueEntry(NamedTuple):
     """A job that is to run: what, where, and what happens with its result."""
 
-    request: messages.JobRequest
+    request: "messages.JobRequest"
     folder: str
     """Absolute path of the job folder; the engine makes it. It is also what tells two entries apart."""
     plan: ImportPlan = ImportPlan()
@@ -35,7 +33,7 @@ class QueueEntry(NamedTuple):
         return {"request": asdict(self.request), "folder": self.folder, "plan": self.plan.to_json(), "resume": self.resume}
 
     @staticmethod
-    def from_json(data: object) -> QueueEntry:
+    def from_json(data: object) -> "QueueEntry":
         """Raises: ValueError if it is no entry."""
         if not isinstance(data, dict) or not isinstance(data.get("folder"), str) or not Path(data["folder"]).is_absolute():
             raise ValueError("a waiting job without a folder")
@@ -55,7 +53,7 @@ class Queue:
         store: keeps it on the disk; None: in memory only (background mode, tests).
     """
 
-    def __init__(self, store: QueueStore | None = None) -> None:
+    def __init__(self, store: "QueueStore | None" = None) -> None:
         self.entries: tuple[QueueEntry, ...] = ()
         self.left: tuple[QueueEntry, ...] = ()
         """What a Blender that is gone left waiting. Kept apart until the user says what shall become of it."""

@@ -3,8 +3,6 @@
 Shapes: V vertices, F triangles.
 """
 
-from __future__ import annotations
-
 import json
 import zipfile
 from pathlib import Path

@@ -6,8 +6,6 @@ by which a new texture is found to fit the mesh that it is for.
 Shapes: V vertices, F triangles.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -11,9 +11,6 @@ A line of a task process, all fields but `type` optional:
 Its stdin stays open as long as Blender lives: a task process ends when it reads the end of it.
 """
 
-from __future__ import annotations
-
-import enum
 import json
 import os
 import queue
@@ -22,12 +19,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from .engine_process import scrubbed_environment
 from .problem import exit_problem, start_problem
 from .process_tree import detached, kill_tree, terminate_tree
+from .task_state import TaskState, TaskStatus
 
 # From the request to end to the end by force. The promise to the user is five seconds.
 CANCEL_GRACE_S = 3.0
@@ -35,57 +32,6 @@ CANCEL_GRACE_S = 3.0
 MAX_LINE_BYTES = 1 << 20
 # Lines that one `poll` applies: a program that prints without pause must not hold Blender.
 MAX_LINES_PER_POLL = 200
-
-
-class TaskStatus(enum.Enum):
-    RUNNING = "running"
-    CANCELLING = "cancelling"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-class TaskState(NamedTuple):
-    """What is known about a task. `of` is 0 while not known; `text` is the step at work, at the end how it ended; `fix` the way out."""
-
-    status: TaskStatus = TaskStatus.RUNNING
-    phase: str = ""
-    done: float = 0.0
-    of: float = 0.0
-    unit: str = ""
-    text: str = ""
-    fix: str = ""
-    seconds: float = 0.0
-    result: Mapping[str, Any] = MappingProxyType({})
-
-    @property
-    def is_active(self) -> bool:
-        return self.status in {TaskStatus.RUNNING, TaskStatus.CANCELLING}
-
-    @property
-    def fraction(self) -> float:
-        """Share that is done, 0..1."""
-        return min(1.0, max(0.0, self.done / self.of)) if self.of > 0 else 0.0
-
-    @property
-    def amount(self) -> str:
-        """ "120 of 190 MB"; empty while not known."""
-        return f"{self.done:,.0f} of {self.of:,.0f} {self.unit}".rstrip() if self.of > 0 else ""
-
-    @property
-    def sentence(self) -> str:
-        """How it ended, with the fix."""
-        return f"{self.text} {self.fix}".strip()
-
-
-class Task(Protocol):
-    """What `ui.tasks` follows."""
-
-    def poll(self) -> TaskState: ...
-
-    def cancel(self) -> None: ...
-
-    def kill(self) -> None: ...
 
 
 class TaskProcess:

@@ -6,8 +6,6 @@ Z up, front -Y. `Placement` says where that frame stands in the world; so moving
 Matrices are 4x4, row by row, and act on columns. Lengths are Blender units but for lens and sensor, which are millimetres.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -77,7 +75,7 @@ class View(NamedTuple):
     size: tuple[float, float]
     """Width and height of the picture in square pixels."""
 
-    def resembles(self, other: View) -> bool:
+    def resembles(self, other: "View") -> bool:
         """Whether a picture of one can be shown for the other."""
         if self.orthographic != other.orthographic:
             return False
@@ -95,7 +93,7 @@ class Placement(NamedTuple):
     object_to_world: tuple[float, ...]
 
     @staticmethod
-    def standing_at(location: Sequence[float], height: float) -> Placement:
+    def standing_at(location: Sequence[float], height: float) -> "Placement":
         """Upright, front -Y; `height` in Blender units."""
         matrix = np.diag([height, height, height, 1.0])
         matrix[:3, 3] = location
@@ -105,7 +103,7 @@ class Placement(NamedTuple):
     def height(self) -> float:
         return float(np.linalg.norm(as_matrix(self.object_to_world)[:3, 2]))
 
-    def set_view(self, view: View, *, job: str, every_s: float = 0.0, number: int = 0) -> messages.SetView:
+    def set_view(self, view: View, *, job: str, every_s: float = 0.0, number: int = 0) -> "messages.SetView":
         """The request for pictures of this view. Raises: ValueError for an object without height."""
         height = self.height
         if not height > 1e-9:

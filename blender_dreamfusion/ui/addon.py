@@ -1,7 +1,5 @@
 """Registration in one visible order, undone in the reverse. Costs milliseconds; starts, reads and downloads nothing."""
 
-from __future__ import annotations
-
 import bpy
 from bpy.app.handlers import persistent
 

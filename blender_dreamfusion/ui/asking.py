@@ -1,7 +1,5 @@
 """What the operators that ask for a job share: the properties of a job, and where what is left out comes from."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 from typing import Any

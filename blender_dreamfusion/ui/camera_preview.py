@@ -5,24 +5,29 @@ it, and shows those that came. It keeps numbers only; data-blocks are looked up 
 a deleted camera or another scene.
 """
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import bpy
 from bpy.app.handlers import persistent
 
-from ..bl import camera_background, proxy_mesh
 from ..bl.camera_view import CannotShowError, camera_view, placement_of, viewport_view, viewports
-from ..bl.result_object import replaceable
+from ..bl.provenance import replaceable
+from ..core.deferred import Deferred
 from ..core.job_state import JobState
 from ..core.protocol import messages
-from ..core.proxy_file import read_proxy
 from ..core.view_numbers import Placement, View
 from . import runtime, viewport_overlay
 from .drawing import draw_text
 from .ids import TAB
+
+if TYPE_CHECKING:
+    from ..bl import camera_background, proxy_mesh
+    from ..core import proxy_file
+else:  # used while a job is followed
+    camera_background, proxy_mesh = Deferred("..bl.camera_background"), Deferred("..bl.proxy_mesh")
+    proxy_file = Deferred(".proxy_file")
 
 # A view that goes on moving is asked for this often, one that has come to rest at once.
 MOVING_S = 0.3
@@ -189,7 +194,7 @@ def _follow_proxy(state: JobState, scene: bpy.types.Scene, settings: bpy.types.P
     if every_s and state.proxy_path and state.proxy_path != _following.proxy_path:
         _following.proxy_path = state.proxy_path
         try:
-            proxy_mesh.show(scene, read_proxy(Path(state.proxy_path)), placement)
+            proxy_mesh.show(scene, proxy_file.read_proxy(Path(state.proxy_path)), placement)
         except (ValueError, OSError):  # the next one comes soon; the engine keeps only the last few
             return
 

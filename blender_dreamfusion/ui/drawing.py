@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -83,7 +82,6 @@ def _tell_once(place: str, error: Exception) -> None:
 
 # Blender counts the arguments, so each kind of method has a guard of its own.
 def _safe_draw(draw: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(draw)
     def safe(self: Any, context: bpy.types.Context) -> None:
         try:
             draw(self, context)
@@ -95,7 +93,6 @@ def _safe_draw(draw: Callable[..., None]) -> Callable[..., None]:
 
 
 def _safe_draw_item(draw_item: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(draw_item)
     def safe(self, context, layout, data, item, icon, active_data, active_property, index=0, flt_flag=0):  # type: ignore[no-untyped-def]
         try:
             draw_item(self, context, layout, data, item, icon, active_data, active_property, index, flt_flag)
@@ -109,7 +106,6 @@ def _safe_draw_item(draw_item: Callable[..., None]) -> Callable[..., None]:
 def _safe_poll(poll: Any) -> Any:
     function = poll.__func__
 
-    @functools.wraps(function)
     def safe(cls: Any, context: bpy.types.Context) -> bool:
         try:
             return bool(function(cls, context))

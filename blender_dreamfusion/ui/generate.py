@@ -3,8 +3,6 @@
 In a window it returns at once and the pump does the rest; in the background it waits until the objects are there.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import bpy
@@ -73,7 +71,7 @@ class DREAMFUSION_OT_generate(JobOperator, bpy.types.Operator):
             entries.append(QueueEntry(replace(request, seed=seed), str(folder), plan, resume=self.resume))
         return entries
 
-    def _request(self, context: bpy.types.Context) -> messages.JobRequest:
+    def _request(self, context: bpy.types.Context) -> "messages.JobRequest":
         settings = context.scene.dreamfusion
         further: tuple[messages.FurtherView, ...] = ()
         if self.is_given("reference_image"):  # the scene's further pictures show something else

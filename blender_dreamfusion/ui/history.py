@@ -4,8 +4,6 @@ The folders are read by a thread; a timer takes what it found. The rows that Ble
 window manager is written into every .blend); what they show is here.
 """
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What can be done with a job of the history. In a script: bpy.ops.dreamfusion.history_again(folder="/path/of/the/job")."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import bpy

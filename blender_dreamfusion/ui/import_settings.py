@@ -5,7 +5,7 @@ from typing import Any
 import bpy
 
 from ..bl.mesh import release_replaced
-from ..bl.result_object import is_generated
+from ..bl.provenance import is_generated
 from ..core.import_plan import COLLECTION_NAME, DEFAULT_ROUGHNESS, LOD_SHARES, ImportPlan
 
 SHADING_ITEMS = (

@@ -3,22 +3,25 @@
 The engine does the work as a task (`python -m engine models ...`); what it lists is cached, so draws read memory only.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bpy
 
 from ..core import model_list
-from ..core.engine_process import scrubbed_environment
+from ..core.deferred import Deferred
 from ..core.model_list import DEFAULT_MODEL, ModelRow
 from ..core.settings import NOT_SET_UP
-from ..core.task_process import TaskProcess, TaskState, TaskStatus
+from ..core.task_state import TaskState, TaskStatus
 from . import preferences, tasks
 from .drawing import refuse
 from .ids import ADDON_PACKAGE, PACKAGE_ROOT
+
+if TYPE_CHECKING:
+    from ..core import engine_process, task_process
+else:  # used by a click
+    engine_process, task_process = Deferred(".engine_process"), Deferred(".task_process")
 
 # Tasks: the list is asked for in a second, the others take minutes; one of each at a time.
 LIST_TASK, WORK_TASK = "models list", "models"
@@ -140,11 +143,11 @@ def _lists(window: bpy.types.PropertyGroup) -> tuple[tuple[Any, tuple[ModelRow, 
     return (window.models, rows()), (window.helpers, helper_rows())
 
 
-def _task(context: bpy.types.Context, *words: str) -> TaskProcess:
+def _task(context: bpy.types.Context, *words: str) -> "task_process.TaskProcess":
     python = preferences.engine_python(context)
     assert python is not None
-    environment = model_list.with_models_folder(scrubbed_environment(os.environ), preferences.models_folder(context))
-    return TaskProcess(model_list.models_command(python, PACKAGE_ROOT, *words), _log_path(words[0]), environment)
+    environment = model_list.with_models_folder(engine_process.scrubbed_environment(os.environ), preferences.models_folder(context))
+    return task_process.TaskProcess(model_list.models_command(python, PACKAGE_ROOT, *words), _log_path(words[0]), environment)
 
 
 def refresh(context: bpy.types.Context) -> bool:

@@ -12,7 +12,7 @@ import bpy
 
 from ..core import model_list
 from ..core.model_list import ModelRow
-from ..core.task_process import TaskState, TaskStatus
+from ..core.task_state import TaskState, TaskStatus
 from . import tasks
 from .drawing import draw_text
 from .models import (

@@ -2,22 +2,26 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bpy
 
-from ..bl.assets import mark_asset
-from ..bl.derived_meshes import MeshError, decimate_object, lods_of, make_lods
 from ..bl.export_files import EXPORTERS, ExportError, export_objects, reason_against
 from ..bl.mesh import triangle_count
-from ..bl.quads import make_quads
-from ..bl.result_object import PROVENANCE_PREFIX, import_result, is_generated
+from ..bl.provenance import PROVENANCE_PREFIX, is_generated
+from ..core.deferred import Deferred
 from ..core.import_plan import LOD_SHARES, ImportPlan
 from ..core.naming import slug
-from ..core.results import ResultError
 from . import preferences, runtime
 from .drawing import refuse
 from .import_settings import SHADING_ITEMS, scene_plan
+
+if TYPE_CHECKING:
+    from ..bl import assets, derived_meshes, quads, result_object
+    from ..core import results
+else:  # a Blender that is only opened imports no mesh
+    assets, derived_meshes, quads = Deferred("..bl.assets"), Deferred("..bl.derived_meshes"), Deferred("..bl.quads")
+    result_object, results = Deferred("..bl.result_object"), Deferred(".results")
 
 # Kept values of the last call would silently change the next one.
 SKIP = {"SKIP_SAVE"}
@@ -51,8 +55,8 @@ class _Importing:
         scene = bpy.data.scenes.get(plan.scene_name) or context.scene
         view_layer = context.view_layer if scene == context.scene else scene.view_layers[0]
         try:
-            imported = import_result(Path(folder), plan, scene=scene, view_layer=view_layer)
-        except (ResultError, OSError) as error:
+            imported = result_object.import_result(Path(folder), plan, scene=scene, view_layer=view_layer)
+        except (results.ResultError, OSError) as error:
             return _refuse(self, str(error))
         runtime.note_import((imported.made, *imported.notes))
         for note in imported.notes:
@@ -147,7 +151,7 @@ class _OnActiveMesh:
             return _refuse(self, "Blender is in a mode that cannot be left. Go to Object Mode, then try again.")
         try:
             return self.change(context, context.active_object)
-        except (MeshError, ExportError, OSError) as error:
+        except (derived_meshes.MeshError, ExportError, OSError) as error:
             return _refuse(self, str(error))
 
 
@@ -177,7 +181,7 @@ class DREAMFUSION_OT_make_lods(_OnActiveMesh, bpy.types.Operator):
     bl_label = "Make LODs"
 
     def change(self, context: bpy.types.Context, active: bpy.types.Object) -> set[str]:
-        lods = make_lods(active, LOD_SHARES, context.view_layer)
+        lods = derived_meshes.make_lods(active, LOD_SHARES, context.view_layer)
         self.report({"INFO"}, "Made, hidden: " + ", ".join(f"{lod.name} ({triangle_count(lod.data):,} triangles)" for lod in lods))
         return {"FINISHED"}
 
@@ -190,7 +194,7 @@ class DREAMFUSION_OT_decimate(_OnActiveMesh, bpy.types.Operator):
     target_faces: bpy.props.IntProperty(name="Triangles", description="At most so many", default=2000, min=4, options=SKIP)  # type: ignore[valid-type]
 
     def change(self, _context: bpy.types.Context, active: bpy.types.Object) -> set[str]:
-        reached = decimate_object(active, self.target_faces)
+        reached = derived_meshes.decimate_object(active, self.target_faces)
         if reached > 1.1 * self.target_faces:
             self.report({"WARNING"}, f"{active.name} cannot lose more without breaking apart: it has {reached:,} triangles now")
         else:
@@ -206,7 +210,7 @@ class DREAMFUSION_OT_make_quads(_OnActiveMesh, bpy.types.Operator):
     quad_faces: bpy.props.IntProperty(name="Quad Count", description="About how many", default=4000, min=100, soft_max=50_000, options=SKIP)  # type: ignore[valid-type]
 
     def change(self, _context: bpy.types.Context, active: bpy.types.Object) -> set[str]:
-        notes = make_quads(active, self.quad_faces)
+        notes = quads.make_quads(active, self.quad_faces)
         for note in notes:
             self.report({"WARNING"}, note)
         if not notes:
@@ -224,7 +228,7 @@ class DREAMFUSION_OT_mark_asset(_OnActiveMesh, bpy.types.Operator):
         job = str(active.get(PROVENANCE_PREFIX + "job", ""))
         thumbnail = preferences.jobs_folder(context) / job / "result" / "thumbnail.png" if job else None
         description = str(active.get(PROVENANCE_PREFIX + "prompt", ""))
-        notes = mark_asset(active, thumbnail=thumbnail, description=description, **context.scene.dreamfusion.asset.arguments())
+        notes = assets.mark_asset(active, thumbnail=thumbnail, description=description, **context.scene.dreamfusion.asset.arguments())
         for note in notes:
             self.report({"WARNING"}, note)
         self.report({"INFO"}, f"{active.name} is an asset")
@@ -258,7 +262,7 @@ class DREAMFUSION_OT_export(_OnActiveMesh, bpy.types.Operator):
     def change(self, _context: bpy.types.Context, active: bpy.types.Object) -> set[str]:
         if not self.filepath:
             return _refuse(self, "No file was named. Give a filepath.")
-        objects = [*(lods_of(active) if self.with_lods else []), active]
+        objects = [*(derived_meshes.lods_of(active) if self.with_lods else []), active]
         files = export_objects(objects, Path(bpy.path.abspath(self.filepath)), self.file_format)
         self.report({"INFO"}, "Wrote " + ", ".join(str(file) for file in files))
         return {"FINISHED"}

@@ -4,8 +4,6 @@ Only what differs from the preset is stored, as text, in the scene's collection 
 storage of their own that read and write that collection; Blender takes their ranges and tooltips from the engine's table.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

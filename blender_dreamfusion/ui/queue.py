@@ -3,8 +3,6 @@
 Looking for those is done by a timer, once, when the panel is first drawn: nothing is read while Blender starts.
 """
 
-from __future__ import annotations
-
 import bpy
 
 from ..core.queue import QueueEntry

@@ -1,7 +1,5 @@
 """Whether Generate can run, what to do where it cannot, and what a job will cost. Reads cached state only."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import bpy

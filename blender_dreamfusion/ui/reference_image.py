@@ -1,7 +1,5 @@
 """The reference image: any image of the .blend, a file, or a picture dropped on the 3D view."""
 
-from __future__ import annotations
-
 import bpy
 
 from ..core.engine_options import engine_options

@@ -1,7 +1,5 @@
 """Reference pictures of the object from other sides: a small list, each with where it was taken from and how much it counts."""
 
-from __future__ import annotations
-
 import bpy
 
 from .drawing import refuse

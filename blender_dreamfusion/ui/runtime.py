@@ -13,22 +13,28 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import bpy
 
 from ..bl.preview import PanelPreview
-from ..core.engine_process import EngineProcess, engine_command
+from ..core.deferred import Deferred
 from ..core.import_plan import ImportPlan
 from ..core.job_state import JobState, Status
 from ..core.model_list import with_models_folder
 from ..core.problem import Problem
 from ..core.protocol import messages
 from ..core.queue import Queue, QueueEntry, open_store
-from ..core.session import Session
 from ..core.settings import NOT_SET_UP
 from . import preferences
 from .ids import PACKAGE_ROOT
 from .import_settings import scene_plan
+
+if TYPE_CHECKING:
+    from ..core import engine_process
+    from ..core import session as sessions
+else:  # used by the first job
+    engine_process, sessions = Deferred(".engine_process"), Deferred(".session")
 
 ACTIVE_POLL_S = 0.1
 # A warm engine without a job only has to be noticed when it ends.
@@ -50,7 +56,7 @@ class _Runtime:
     """What outlives an operator: one session, one plan, one picture, one line of waiting jobs."""
 
     def __init__(self) -> None:
-        self.session: Session | None = None
+        self.session: sessions.Session | None = None
         self.python = ""
         self.models = Path()
         self.plan: ImportPlan | None = None
@@ -172,8 +178,10 @@ def start(request: messages.JobRequest, folder: Path, plan: ImportPlan, *, pytho
     if _runtime.session is None or (_runtime.python, _runtime.models) != (str(python), models):
         release_engine()
         environment = with_models_folder(os.environ, models)
-        launch = partial(EngineProcess, engine_command(python, PACKAGE_ROOT, os.getpid()), log_path, environment)
-        _runtime.session = Session(launch, python=str(python), log_path=log_path)
+        launch = partial(
+            engine_process.EngineProcess, engine_process.engine_command(python, PACKAGE_ROOT, os.getpid()), log_path, environment
+        )
+        _runtime.session = sessions.Session(launch, python=str(python), log_path=log_path)
         _runtime.python, _runtime.models = str(python), models
     _runtime.session.start(request, folder, resume=resume)
     _runtime.plan, _runtime.problem, _runtime.imported = plan, None, ()
@@ -241,7 +249,7 @@ def plan() -> ImportPlan | None:
     return running if running is not None and running.file_count == _runtime.file_count else None
 
 
-def session() -> Session | None:
+def session() -> sessions.Session | None:
     return _runtime.session
 
 

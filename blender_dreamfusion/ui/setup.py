@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import bpy
 
 from ..core.deferred import Deferred
-from ..core.task_process import Task, TaskState, TaskStatus
+from ..core.task_state import Task, TaskState, TaskStatus
 from . import models, preferences, runtime, tasks
 from .drawing import WRAP_CHARS, draw_text, refuse
 from .ids import PACKAGE_ROOT
@@ -35,7 +34,6 @@ OFFLINE_FIX = "Allow Online Access in Blender's preferences, System, Network."
 FORCED_OFFLINE_FIX = "It was started with --offline-mode; start it without."
 
 
-@dataclass
 class _Known:
     """What the last look at the machine found, and what follows from the preferences."""
 

@@ -4,22 +4,25 @@ The mesh goes into a file as it stands in the scene, edits and modifiers include
 In a script: bpy.ops.dreamfusion.new_texture(prompt="a wooden chair") for the active object.
 """
 
-from __future__ import annotations
-
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bpy
 
-from ..bl.result_object import PROVENANCE_PREFIX
-from ..bl.source_object import color_picture, read_source
+from ..bl.provenance import PROVENANCE_PREFIX
+from ..core.deferred import Deferred
 from ..core.queue import QueueEntry
 from ..core.settings import job_request
-from ..core.source_file import check_source, write_source
 from . import preferences, runtime
 from .asking import SKIP, JobOperator
 from .drawing import refuse as refuse_poll
 from .object_operators import leave_mode
 from .starting import begin, refuse
+
+if TYPE_CHECKING:
+    from ..bl import source_object
+    from ..core import source_file
+else:  # used by a click
+    source_object, source_file = Deferred("..bl.source_object"), Deferred(".source_file")
 
 COLORS = "surface.colors"
 
@@ -84,12 +87,12 @@ class _FromMesh(JobOperator):
         """Raises: ValueError, OSError with a sentence for the user."""
         asked = self.asked(context)
         # A mesh that is exchanged keeps its modifiers, so they must not be in the new one already. A texture exchanges none.
-        source = read_source(active, with_modifiers=self.stage == "texture" or not self.into_selected)
-        check_source(source, active.name)
+        source = source_object.read_source(active, with_modifiers=self.stage == "texture" or not self.into_selected)
+        source_file.check_source(source, active.name)
         keeps = self.keep_colors if self.is_given("keep_colors") else self.keeps_colors
-        picture = color_picture(active) if keeps else None
+        picture = source_object.color_picture(active) if keeps else None
         asked["overrides"].setdefault(COLORS, "gray" if picture is None or source.corner_uvs is None else "source")
-        path = write_source(source, picture, runtime.data_folder() / "sources")
+        path = source_file.write_source(source, picture, runtime.data_folder() / "sources")
         prompt = self.prompt if self.is_given("prompt") else self._proposed_prompt(context)
         request = job_request(prompt=prompt, **asked, start_mesh=str(path), stage=self.stage)
         plan = runtime.current_plan(context)._replace(

@@ -6,16 +6,22 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import bpy
 
+from ..core.deferred import Deferred
 from ..core.job_state import Status
 from ..core.naming import new_job_folder
 from ..core.protocol import messages
 from ..core.queue import QueueEntry
 from ..core.settings import NOT_SET_UP
-from ..core.terminal import TerminalProgress
 from . import preferences, runtime
+
+if TYPE_CHECKING:
+    from ..core import terminal
+else:  # used without a window
+    terminal = Deferred(".terminal")
 
 
 def begin(operator: bpy.types.Operator, context: bpy.types.Context, entries: Sequence[QueueEntry]) -> set[str]:
@@ -49,7 +55,7 @@ def refuse(operator: bpy.types.Operator, text: str) -> set[str]:
 
 
 def _wait(operator: bpy.types.Operator, folders: Sequence[str]) -> set[str]:
-    progress = TerminalProgress(sys.stdout)
+    progress = terminal.TerminalProgress(sys.stdout)
     end = runtime.wait(progress.show)
     progress.finish(end)
     runtime.release_engine()

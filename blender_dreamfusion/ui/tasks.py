@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import bpy
 
-from ..core.task_process import Task, TaskState
+from ..core.task_state import Task, TaskState
 
 POLL_S = 0.2
 

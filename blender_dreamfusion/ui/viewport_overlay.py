@@ -7,7 +7,6 @@ until the one for the new view is there: a picture that slides over the scene wo
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
 from typing import Any
 
 import bpy
@@ -30,16 +29,16 @@ void main()
 """
 
 
-@dataclass
 class _Picture:
     """Pixels of the newest picture; the texture is made from them in the first draw, where there is a GPU to make it."""
 
-    path: str
-    view: View
-    scene_name: str
-    size: tuple[int, int]
-    pixels: np.ndarray
-    texture: Any = None
+    def __init__(self, path: str, view: View, scene_name: str, size: tuple[int, int], pixels: np.ndarray) -> None:
+        self.path = path
+        self.view = view
+        self.scene_name = scene_name
+        self.size = size
+        self.pixels = pixels
+        self.texture: Any = None
 
 
 class _Overlay:

@@ -281,7 +281,7 @@ def test_a_job_looks_for_models_in_the_same_folder(engine, addon, monkeypatch, t
         environments.append(environ)
         raise OSError("seen enough")
 
-    monkeypatch.setattr(addon("ui.runtime"), "EngineProcess", launch)
+    monkeypatch.setattr(addon("core.engine_process"), "EngineProcess", launch)
     with pytest.raises(RuntimeError, match="seen enough"):
         bpy.ops.dreamfusion.generate(prompt="a red mug", out_dir=str(tmp_path / "job"))
     assert environments[0]["DREAMFUSION_MODELS"] == str(tmp_path / "models")
