@@ -28,13 +28,12 @@ def spherical_encode(x: Tensor, degree: int) -> Tensor:
     polynomials in x, y, z that they are: gradients are not projected to the sphere.
     Raises: ValueError for a degree outside 1..MOST_DEGREES or x of another shape.
     """
-    check_harmonics(x, degree)
     features: Tensor = torch.ops.dreamfusion.spherical_encode(x, degree)
     return features
 
 
 def check_harmonics(x: Tensor, degree: int) -> None:
-    """Raises: ValueError, see `spherical_encode`."""
+    """Raises: ValueError, see `spherical_encode`. The kernels have no room for more."""
     if not 1 <= degree <= MOST_DEGREES:
         raise ValueError(f"The degree must lie in 1..{MOST_DEGREES}, got {degree}.")
     if x.ndim != 2 or x.shape[1] != 3:
@@ -64,7 +63,17 @@ def _steps(degree: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(rows, dtype=dtype).to(device)
 
 
+def _degree_of(x: Tensor, d_features: Tensor) -> int:
+    """Raises: ValueError where d_features are no gradient of x's features."""
+    degree = math.isqrt(d_features.shape[1])
+    check_harmonics(x, degree)
+    if d_features.shape != (x.shape[0], degree**2):
+        raise ValueError(f"A gradient of features must be [{x.shape[0]}, degree^2], got {list(d_features.shape)}.")
+    return degree
+
+
 def _encode(x: Tensor, degree: int) -> Tensor:
+    check_harmonics(x, degree)
     (x,) = _flat(x)
     features, kernels = x.new_empty(x.shape[0], degree**2), _kernels(x)
     arguments = (x, _steps(degree, x.dtype, x.device), degree, features)
@@ -74,7 +83,7 @@ def _encode(x: Tensor, degree: int) -> Tensor:
 
 def _pull(x: Tensor, d_features: Tensor) -> Tensor:
     x, d_features = _flat(x, d_features)
-    d_x, kernels, degree = torch.empty_like(x), _kernels(x), math.isqrt(d_features.shape[1])
+    d_x, kernels, degree = torch.empty_like(x), _kernels(x), _degree_of(x, d_features)
     arguments = (x, d_features, _steps(degree, x.dtype, x.device), degree, d_x)
     kernels.run("spherical_pull", x.dtype, kernels.parts(x.shape[0], SAMPLES_GRAIN), lambda _part: arguments)
     return d_x
@@ -82,7 +91,7 @@ def _pull(x: Tensor, d_features: Tensor) -> Tensor:
 
 def _pull_backward(x: Tensor, d_features: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     x, d_features, v = _flat(x, d_features, v)
-    d_x, d_g, kernels, degree = torch.empty_like(x), torch.empty_like(d_features), _kernels(x), math.isqrt(d_features.shape[1])
+    d_x, d_g, kernels, degree = torch.empty_like(x), torch.empty_like(d_features), _kernels(x), _degree_of(x, d_features)
     arguments = (x, d_features, v, _steps(degree, x.dtype, x.device), degree, d_x, d_g)
     kernels.run("spherical_pull_backward", x.dtype, kernels.parts(x.shape[0], SAMPLES_GRAIN), lambda _part: arguments)
     return d_x, d_g

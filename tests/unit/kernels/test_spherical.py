@@ -63,6 +63,9 @@ def test_there_is_no_third_order_no_ninth_degree_and_no_flat_direction() -> None
                 encode(x, degree)
         with pytest.raises(ValueError, match=r"must be \[M, 3\], got \[4, 2\]"):
             encode(x[:, :2], 3)
+    for count, width in ((4, 8), (4, 81), (3, 9)):
+        with pytest.raises(ValueError, match=r"1\.\.8, got 9|must be \[4, degree\^2\], got \["):
+            torch.ops.dreamfusion.spherical_pull(x.detach(), torch.zeros(count, width))
 
 
 def test_no_directions() -> None:
