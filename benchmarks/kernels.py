@@ -43,6 +43,7 @@ from engine.fields.frequency import waves
 from engine.fields.grid_variation import total_variation
 from engine.fields.hash_grid import HashGrid
 from engine.fields.levels import level_resolutions
+from engine.fields.spherical_harmonics import harmonics
 from engine.rendering.composite import accumulate, weights_from_density
 from engine.rendering.march import _march_twin
 from engine.rendering.occupancy import _mark_twin
@@ -194,6 +195,19 @@ def frequency_field(device: torch.device) -> Sides:
     return Sides(look, without_kernels(look), 2 * (size_of(positions) + 7 * 4 * len(positions)))
 
 
+def spherical(device: torch.device, degree: int, *, both_ways: bool) -> Sides:
+    """Spherical harmonics of directions and the gradient in them; or forward alone, as a learned background has it."""
+    x = torch.nn.functional.normalize(shell_samples(device)[1][:N_HASH_SAMPLES], dim=-1).requires_grad_(both_ways)
+    cotangent = torch.randn(N_HASH_SAMPLES, degree**2, device=device)
+
+    def run() -> object:
+        features = harmonics(x, degree)
+        return torch.autograd.grad(features, x, cotangent) if both_ways else features
+
+    # Directions in, features out; on the way back directions, the features' gradient and the directions' gradient.
+    return Sides(run, without_kernels(run), size_of(x, cotangent) + both_ways * (size_of(cotangent) + 2 * size_of(x)))
+
+
 def occupancy_marks(device: torch.device) -> Sides:
     densities, threshold = torch.rand(128, 128, 128, device=device), torch.tensor(0.97, device=device)
     n_bytes = size_of(densities) + densities.numel()
@@ -226,6 +240,9 @@ CASES: dict[str, Callable[[torch.device], Sides]] = {
     "frequency, 12 bands": lambda device: frequency(device, 12, both_ways=True),
     "frequency, 4 bands, forward": lambda device: frequency(device, 4, both_ways=False),
     "frequency field": frequency_field,
+    "spherical, degree 4": lambda device: spherical(device, 4, both_ways=True),
+    "spherical, degree 8": lambda device: spherical(device, 8, both_ways=True),
+    "spherical, degree 3, forward": lambda device: spherical(device, 3, both_ways=False),
     "occupancy, 128^3": occupancy_marks,
     "Adan, 12 M numbers": adan,
 }

@@ -154,6 +154,8 @@ PRESETS: dict[str, dict[str, str]] = {
         "field.density_scale": "1",
         "field.blob_density": "10",
         "field.blob_radius": "0.47",  # where softplus(10 (1 - r / 0.5)) is a tenth of that
+        "field.background_encoding": "spherical-harmonics",
+        "field.background_degree": "3",
         "optimizer.learning_rate": "0.001",  # the encoding's is ten times that
         "optimizer.warm_up_steps": "0",
         "loss.lambda_opacity": "1",

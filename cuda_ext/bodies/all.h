@@ -6,5 +6,6 @@
 #include "grid_tv.h"
 #include "dense_table.h"
 #include "frequency.h"
+#include "spherical_harmonics.h"
 #include "occupancy.h"
 #include "adan.h"

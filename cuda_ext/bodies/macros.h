@@ -120,4 +120,9 @@ template <typename T> DEVICE void load_lanes(const T* triples, int64 count, T (*
         for (int axis = 0; axis < 3; ++axis) lanes[axis][k] = triples[3 * least(k, (int)count - 1) + axis];
 }
 
+template <typename T> DEVICE void store_lanes(const T (*lanes)[BLOCK], int64 count, T* triples) {
+    FOR_EACH_LANE(k, count)
+        for (int axis = 0; axis < 3; ++axis) triples[3 * k + axis] = lanes[axis][k];
+}
+
 #endif

@@ -62,7 +62,8 @@ class RadianceField(nn.Module):
                         parameter.mul_(_QUIET)
         elif not isinstance(self.encoding, DenseGrid):
             self.decoder = make_linear(self.encoding.n_features, 4, generator)
-        self.background_network = DirectionNetwork(generator)
+        harmonics_degree = config.background_degree if config.background_encoding == "spherical-harmonics" else 0
+        self.background_network = DirectionNetwork(generator, harmonics_degree)
         self._blob_shape = OWN_BLOB[config.activation] if config.blob == "auto" else config.blob
         self._blob = BLOBS[config.activation, self._blob_shape]
         self._frozen: dict[str, Any] | None = None

@@ -45,6 +45,10 @@ class FieldConfig:
     """Distance from the center at which the blob has become a haze: a tenth of its density. 0.01..1."""
     normals: Literal["analytic", "finite_difference"] = "analytic"
     """How the direction of surfaces is found: from the derivative of the grid, or from four more looks at the density."""
+    background_encoding: Literal["frequency", "spherical-harmonics"] = "frequency"
+    """What a learned background sees of a direction: the waves of the first NeRFs, or spherical harmonics, smooth all round."""
+    background_degree: int = 3
+    """How fine spherical harmonics of a background are: all below this degree, its square of numbers. 1..8."""
 
     @property
     def has_grid(self) -> bool:
@@ -63,6 +67,7 @@ class FieldConfig:
         check_range("field.density-scale", self.density_scale, 0.01, 1000)
         check_range("field.blob-density", self.blob_density, 0, 1000)
         check_range("field.blob-radius", self.blob_radius, 0.01, 1)
+        check_range("field.background-degree", self.background_degree, 1, 8)
         if self.encoding == "dense" and self.interpolation != "linear":
             raise UserError(
                 f"field.interpolation is {self.interpolation}, but a dense grid is read by straight lines.",

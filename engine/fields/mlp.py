@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.fields.frequency import waves
+from engine.fields.spherical_harmonics import harmonics
 
 _BANDS = 4
 _BACKGROUND_WIDTH = 32
@@ -31,12 +32,18 @@ def make_network(n_in: int, width: int, depth: int, n_out: int, generator: torch
 
 
 class DirectionNetwork(nn.Module):
-    """Unit directions [R, 3] to colors [R, 3] in (0, 1): frequency bands, one hidden layer. DreamFusion's background."""
+    """Unit directions [R, 3] to colors [R, 3] in (0, 1): an encoding, one hidden layer. DreamFusion's background.
 
-    def __init__(self, generator: torch.Generator) -> None:
+    Args:
+        degree: encode by spherical harmonics below this degree, 1..8, as threestudio's neural-environment-map; 0: by frequency bands.
+    """
+
+    def __init__(self, generator: torch.Generator, degree: int = 0) -> None:
         super().__init__()
-        self.hidden = make_linear(3 + 6 * _BANDS, _BACKGROUND_WIDTH, generator)
+        self.degree = degree
+        self.hidden = make_linear(degree**2 or 3 + 6 * _BANDS, _BACKGROUND_WIDTH, generator)
         self.out = make_linear(_BACKGROUND_WIDTH, 3, generator)
 
     def forward(self, directions: Tensor) -> Tensor:
-        return torch.sigmoid(self.out(torch.relu(self.hidden(waves(directions, (1.0,) * _BANDS)))))
+        features = harmonics(directions, self.degree) if self.degree else waves(directions, (1.0,) * _BANDS)
+        return torch.sigmoid(self.out(torch.relu(self.hidden(features))))

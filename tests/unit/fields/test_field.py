@@ -214,6 +214,7 @@ def test_frozen_adds_the_levels_up_once_also_inside_a_frozen_block_without_gradi
         ({"features": 2}, "field.features is 2, but a dense grid that no network reads holds exactly 4 numbers"),
         ({"encoding": "frequency"}, "field.encoding is frequency, whose waves need a network"),
         ({"hidden_layers": 3}, "field.hidden-layers is 3, but field.hidden-width is 0"),
+        ({"background_degree": 0}, "field.background-degree is 0, but must lie in 1..8"),
         ({"blob_radius": 0.0}, "field.blob-radius is 0, but must lie in 0.01..1"),
     ],
 )

@@ -45,6 +45,7 @@ def test_the_presets_of_other_programs_run(generate, preset):
     assert run.code == 0, run.of("failed")
     config = json.loads((run.folder / "job.json").read_text())["config"]
     assert (config["guidance"]["method"], config["field"]["encoding"]) == ("sds", "hash")
+    assert config["field"]["background_encoding"] == ("frequency" if preset == "stable-dreamfusion" else "spherical-harmonics")
 
 
 def test_a_view_prompt_that_toybox_does_not_know_is_refused_before_anything_is_written(generate):

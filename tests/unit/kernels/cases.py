@@ -13,12 +13,14 @@ from cuda_ext.ops_adan import adan_step
 from cuda_ext.ops_frequency import frequency_encode
 from cuda_ext.ops_grid_tv import grid_tv
 from cuda_ext.ops_occupancy import occupancy_mark
+from cuda_ext.ops_spherical import spherical_encode
 from cuda_ext.ops_table import dense_table
 from engine.fields.field import make_field, table_twin
 from engine.fields.field_config import FieldConfig
 from engine.fields.frequency import waves_twin
 from engine.fields.grid_variation import squares_twin
 from engine.fields.hash_grid import HashGrid
+from engine.fields.spherical_harmonics import harmonics_twin
 from engine.rendering.composite import accumulate, weights_from_density
 from engine.rendering.march import pack
 from engine.rendering.occupancy import _mark_twin
@@ -120,6 +122,22 @@ def frequency_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) ->
     return with_gradients([out, d_x], [x])
 
 
+def spherical_case(degree: int) -> Callable[..., list[Tensor]]:
+    """The gradient's own gradient too, on the sphere and a little off it, where features are still those polynomials."""
+
+    def case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
+        x = torch.nn.functional.normalize(torch.randn(3001, 3, generator=generator_of(21), dtype=torch.float64), dim=-1)
+        x[::2] *= 0.9
+        x[:3] = torch.eye(3)
+        x = x.to(device, dtype).requires_grad_()
+        out = (spherical_encode if kernel else harmonics_twin)(x, degree)
+        weights = torch.linspace(-1, 1, degree**2, dtype=dtype).to(device) / degree**2
+        (d_x,) = torch.autograd.grad((out.square() * weights).sum(), x, create_graph=True)
+        return with_gradients([out, d_x], [x])
+
+    return case
+
+
 def dense_table_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
     volume = torch.randn(4, 21, 21, 21, generator=generator_of(9)).to(device, dtype).requires_grad_()
     return with_gradients([(dense_table if kernel else table_twin)(volume, 2.0, with_gradient=True)], [volume])
@@ -156,6 +174,8 @@ CASES: dict[str, Callable[..., list[Tensor]]] = {
     "hash_encode of 2": hash_case(2, smooth=True),
     "hash_encode of 3": hash_case(3, smooth=False),
     "frequency_encode": frequency_case,
+    "spherical_encode of 3": spherical_case(3),
+    "spherical_encode of 8": spherical_case(8),
     "grid_tv of 2": grid_tv_case(2, turned=False),
     "grid_tv of 3, number by number": grid_tv_case(3, turned=True),
     "occupancy_mark": occupancy_case,

@@ -30,6 +30,8 @@ def test_bytes_are_what_must_move() -> None:
         "Adan, 12 M numbers": 12_000_000 * 4 * 11,
         "dense table": 2 * 4 * 65**3 * (4 + 7),
         "composite": n_samples * (2 * 4 * (1 + 1 + 5 + 1) + 4 * (1 + 5)) + n_rays * 2 * (16 + 20),
+        "spherical, degree 3, forward": 65_536 * 4 * (3 + 9),
+        "spherical, degree 4": 65_536 * 4 * (3 + 16 + 3 + 16 + 3),
         # rays, the grid and its bounds in; ray index, middle, first and number out
         "march": n_rays * 28 + 128**3 + 24 + n_samples * 12 + n_rays * 16,
     }

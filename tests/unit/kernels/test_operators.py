@@ -14,6 +14,7 @@ import cuda_ext.ops_frequency
 import cuda_ext.ops_grid_tv
 import cuda_ext.ops_hash
 import cuda_ext.ops_occupancy
+import cuda_ext.ops_spherical
 import cuda_ext.ops_table  # noqa: F401  importing registers the operators
 from cuda_ext.cpu import find_kernels
 from engine.fields.activations import MIST
@@ -63,6 +64,9 @@ ARGUMENTS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "frequency_encode": lambda: (rand(5, 3, grad=True), [1.0, 0.5]),
     "frequency_pull": lambda: (rand(5, 15, grad=True), rand(5, 15, seed=1, grad=True)),
     "frequency_push": lambda: (rand(5, 15, grad=True), rand(5, 3, seed=1, grad=True), False),
+    "spherical_encode": lambda: (rand(5, 3, grad=True), 3),
+    "spherical_pull": lambda: (rand(5, 3, grad=True), rand(5, 9, seed=1, grad=True)),
+    "spherical_pull_backward": lambda: (rand(5, 3), rand(5, 9, seed=1), rand(5, 3, seed=2)),
     "grid_tv": lambda: (rand(91, 2, grad=True), rand(6, 3, seed=1), *LEVELS[:3]),
     "grid_tv_backward": lambda: (rand(2, 91).t(), rand(6, 3, seed=1), rand(3, 6, seed=2), *LEVELS[:3]),
     "occupancy_mark": lambda: (rand(5, 5, 5), torch.tensor(0.9)),
