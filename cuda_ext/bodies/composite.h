@@ -10,13 +10,16 @@ DEVICE void NAME(composite_ray)(const REAL* densities, const REAL* deltas, const
     const int64 channels = fixed ? fixed : any;
     REAL kept[fixed ? fixed : 1];  // in registers, where their number is known
     REAL* total = fixed ? kept : sum;
+    UNROLL_IF_KNOWN(fixed)
     for (int64 c = 0; c < channels; ++c) total[c] = 0;
     REAL transmittance = 1;
+    UNROLL_IF_KNOWN(0)
     for (int64 s = first; s < last; ++s) {
         const REAL alpha = BLOCK > 1 ? weights[s] : -expm1_of(-(densities[s] * deltas[s]));
         const REAL weight = transmittance * alpha;
         transmittance -= transmittance * alpha;
         weights[s] = weight;
+        UNROLL_IF_KNOWN(fixed)
         for (int64 c = 0; c < channels; ++c) total[c] += weight * values[s * channels + c];
     }
     if (fixed)
@@ -26,8 +29,11 @@ DEVICE void NAME(composite_ray)(const REAL* densities, const REAL* deltas, const
 // `count` rays from `ray` on take their share of nobody's samples: element j of every n_rays.
 DEVICE void NAME(clear_rest)(REAL* numbers, int64 width, int64 ray, int64 count, const int64* packed_info, int64 n_rays, int64 n_samples) {
     const int64* last = packed_info + 2 * (n_rays - 1);
+    UNROLL_IF_KNOWN(0)
     for (int64 row = last[0] + last[1]; row < n_samples; row += n_rays)
+        UNROLL_IF_KNOWN(0)
         for (int64 s = row + ray; s < least(row + ray + count, n_samples); ++s)
+            UNROLL_IF_KNOWN(0)
             for (int64 c = 0; c < width; ++c) numbers[s * width + c] = 0;
 }
 
@@ -59,9 +65,11 @@ DEVICE void NAME(composite_ray_backward)(const REAL* deltas, const REAL* values,
     for (int64 c = 0; c < fixed; ++c) kept[c] = d_sum[c];
     const REAL* d_total = fixed ? kept : d_sum;
     REAL behind = 0;
+    UNROLL_IF_KNOWN(0)
     for (int64 s = first; s < last; ++s) {
         const REAL weight = weights[s];
         REAL gain = d_weights[s];
+        UNROLL_IF_KNOWN(fixed)
         for (int64 c = 0; c < channels; ++c) {
             gain += d_total[c] * values[s * channels + c];
             d_values[s * channels + c] = weight * d_total[c];
@@ -70,6 +78,7 @@ DEVICE void NAME(composite_ray_backward)(const REAL* deltas, const REAL* values,
         behind += weight * gain;
     }
     REAL transmittance = 1;
+    UNROLL_IF_KNOWN(0)
     for (int64 s = first; s < last; ++s) {
         const REAL gain = d_densities[s];
         transmittance = most(transmittance - weights[s], (REAL)0);

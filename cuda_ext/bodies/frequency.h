@@ -15,6 +15,7 @@ KERNEL NAME(frequency_encode)(const REAL* __restrict__ x, const REAL* __restrict
         out[0] = a;
         out[1] = b;
         out[2] = c;
+        UNROLL_IF_KNOWN(0)
         for (int j = 0; j < n; ++j) out[3 + j] = openness[j] * wave_of(a * by_x[j] + (b * by_y[j] + c * by_z[j]), shift[j]);
     }
 }
@@ -25,6 +26,7 @@ KERNEL NAME(frequency_pull)(const REAL* features, const REAL* g, int64 bands, RE
     FOR_EACH(i) {
         const REAL *f = features + i * width, *d = g + i * width;
         REAL sum[3] = {d[0], d[1], d[2]}, scale = 1;
+        UNROLL_IF_KNOWN(0)
         for (int64 k = 0; k < bands; ++k) {
             f += 3;
             d += 3;
@@ -50,6 +52,7 @@ KERNEL NAME(frequency_push)(const REAL* __restrict__ features, const REAL* __res
             along[axis] = turned ? -v[3 * i + axis] : v[3 * i + axis];
             to[axis] = turned ? 0 : along[axis];
         }
+        UNROLL_IF_KNOWN(0)
         for (int64 k = 0; k < bands; ++k) {
             f += 3;
             to += 3;

@@ -14,6 +14,7 @@ DEVICE void NAME(tv_read)(const REAL* rows, int64 any_width, int64 row_step, int
         REAL sum = 0;
         for (int axis = 0; axis < 3; ++axis) {
             const REAL* next = rows + cubes.row[4 >> axis][k] * row_step;
+            UNROLL_IF_KNOWN(fixed_width)
             for (int64 f = 0; f < width; ++f) {
                 const REAL difference = next[f * step] - here[f * step];
                 sum += difference * difference;
@@ -31,6 +32,7 @@ DEVICE void NAME(tv_add)(const REAL* rows, REAL* d_rows, int64 any_width, int64 
         int64 row[4];  // the lowest corner's, then the next ones'
         for (int p = 0; p < 4; ++p) row[p] = cubes.row[p ? 8 >> p : 0][k] * row_step;
         const REAL slope = 2 * factor * d_values[k];
+        UNROLL_IF_KNOWN(fixed_width)
         for (int64 f = 0; f < width; ++f) {
             // All are read before any is written: the compiler cannot know that rows and d_rows are two tables.
             REAL pull[4] = {0, 0, 0, 0};
