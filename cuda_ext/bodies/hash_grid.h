@@ -98,7 +98,7 @@ DEVICE void NAME(corners_of)(const REAL* positions, const REAL* directions, int6
     }
 }
 
-// What lies between two samples' features is `stride` numbers.
+// What lies between two samples' features is `stride` numbers. Stored: REAL or half.
 template <int fixed_width, typename Stored>
 DEVICE void NAME(hash_read)(const Stored* rows, int64 any_width, const NAME(Cubes)& cubes, const REAL (*weights)[BLOCK], int64 count,
                             REAL* features, int64 stride) {
@@ -210,8 +210,8 @@ DEVICE void NAME(hash_pull_any)(const Stored* rows, int64 width, const NAME(Cube
 
 // features [M, L * width]. Closed levels give zeros.
 KERNEL NAME(hash_encode)(const REAL* table, const half* mirror, int64 width, const int64* resolutions, const int64* sizes,
-                         const int64* first, const REAL* openness, int64 n_levels, int64 smooth, const REAL* positions, const REAL* directions,
-                         int64 n_samples, int64 chunk, REAL* features, int64 begin, int64 end) {
+                         const int64* first, const REAL* openness, int64 n_levels, int64 smooth, const REAL* positions,
+                         const REAL* directions, int64 n_samples, int64 chunk, REAL* features, int64 begin, int64 end) {
     const int64 stride = n_levels * width;
     NAME(Place) at = {0, 0, 0};
     FOR_EACH_BLOCK(i, count) {
@@ -260,8 +260,8 @@ KERNEL NAME(hash_table_grad)(const int64* resolutions, const int64* sizes, const
 
 // d_positions [M, 3]; [begin, end) counts samples.
 KERNEL NAME(hash_position_grad)(const REAL* table, const half* mirror, int64 width, const int64* resolutions, const int64* sizes,
-                                const int64* first, const REAL* openness, int64 n_levels, int64 smooth, const REAL* positions, const REAL* directions,
-                                const REAL* d_features, REAL* d_positions, int64 begin, int64 end) {
+                                const int64* first, const REAL* openness, int64 n_levels, int64 smooth, const REAL* positions,
+                                const REAL* directions, const REAL* d_features, REAL* d_positions, int64 begin, int64 end) {
     const int64 stride = n_levels * width;
     FOR_EACH_BLOCK(sample, count) {
         REAL x[3][BLOCK], v[3][BLOCK], sums[3][BLOCK];

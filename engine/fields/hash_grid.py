@@ -95,7 +95,7 @@ class HashGrid(nn.Module):
         """What the kernel does, in torch."""
         outputs = []
         across = positions.t().contiguous()  # [3, M]
-        table = self.table
+        table: Tensor = self.table
         if self.is_half:
             table = table + (table.half().to(table.dtype) - table).detach()  # exact: the two are close, or one is zero
         tables = table.split(self.sizes)

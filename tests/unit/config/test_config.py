@@ -68,6 +68,8 @@ def test_configs_are_frozen():
         ("light.normal_ratio", "0,0.2,1,0.6", "At step .* light.normal-ratio add up to 1.0.*, but must not exceed 1"),
         ("render.background_color", "white", "render.background-color is 'white', but must be # and six hexadecimal digits"),
         ("field.encoding", "frequency", "waves need a network that reads them"),
+        ("field.table_precision", "half", "field.table-precision is 'half', but must be one of float32, float16"),
+        ("field.table_precision", "float16", "but field.encoding dense has no table that would be read so. .*--field.encoding hash"),
         ("output.formats", "glb,fbx", "holds 'fbx', but knows glb, obj and ply"),
         ("output.turntable_frames", "-3", "output.turntable-frames is -3"),
         ("training.batch_sise", "3", "There is no setting 'training.batch_sise'. Did you mean --training.batch-size"),
