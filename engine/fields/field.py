@@ -189,7 +189,7 @@ class RadianceField(nn.Module):
 
     def _features(self, at: Tensor) -> Tensor:
         """What the encoding says [M, D] about positions [M, 3] in [0, 1]^3."""
-        if isinstance(self.encoding, HashGrid):
+        if isinstance(self.encoding, HashGrid) and ops.serves(at):
             return self.encoding(at, self._mirror(self.encoding))
         return self.encoding(at)
 
