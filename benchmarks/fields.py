@@ -36,6 +36,9 @@ CONFIGS = {
     "dense-96": FieldConfig(finest_resolution=96),
     "dense-64 mlp": FieldConfig(features=8, hidden_width=32, density_scale=10.0),
     "hash-8x2 mlp": FieldConfig(encoding="hash", n_levels=8, finest_resolution=96, features=2, hidden_width=32),
+    "hash-8x2 mlp half": FieldConfig(
+        encoding="hash", n_levels=8, finest_resolution=96, features=2, hidden_width=32, table_precision="float16"
+    ),
     "hash-4x4 mlp": FieldConfig(encoding="hash", n_levels=4, finest_resolution=64, features=4, hidden_width=32),
     "hash-4x4 linear": FieldConfig(encoding="hash", n_levels=4, finest_resolution=64, features=4),
 }

@@ -69,8 +69,10 @@ def size_of(*tensors: Tensor) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def hash_grid(device: torch.device, n_levels: int, log2_size: int, finest: int) -> Sides:
-    grid = HashGrid(level_resolutions(n_levels, 16, finest), 2, log2_size, torch.Generator().manual_seed(0)).to(device)
+def hash_grid(device: torch.device, n_levels: int, log2_size: int, finest: int, *, is_half: bool = False) -> Sides:
+    """is_half: read in half precision; making the copy that is read is part of both sides."""
+    resolutions, generator = level_resolutions(n_levels, 16, finest), torch.Generator().manual_seed(0)
+    grid = HashGrid(resolutions, 2, log2_size, generator, is_half=is_half).to(device)
     at = shell_samples(device)[1][:N_HASH_SAMPLES] * 0.5 + 0.5
     cotangent = torch.randn(len(at), grid.n_features, device=device)
 
@@ -78,7 +80,9 @@ def hash_grid(device: torch.device, n_levels: int, log2_size: int, finest: int) 
         return lambda: torch.autograd.grad(forward(at), grid.table, cotangent)
 
     # Twice the positions, features out and their gradient in; of the table what is read (no row twice), and its gradient, zeros included.
-    read = sum(min(size, 8 * len(at)) for size in grid.sizes) * grid.features * grid.table.element_size()
+    read = sum(min(size, 8 * len(at)) for size in grid.sizes) * grid.features * (2 if is_half else grid.table.element_size())
+    if (mirror := grid.mirror()) is not None:
+        read += size_of(grid.table, mirror)
     return Sides(both_ways(grid), both_ways(grid.forward_twin), 2 * size_of(at, cotangent) + read + size_of(grid.table))
 
 
@@ -230,6 +234,8 @@ def adan(device: torch.device) -> Sides:
 CASES: dict[str, Callable[[torch.device], Sides]] = {
     "hash 8 x 2^15": lambda device: hash_grid(device, 8, 15, 512),
     "hash 16 x 2^19": lambda device: hash_grid(device, 16, 19, 2048),
+    "hash 8 x 2^15, half table": lambda device: hash_grid(device, 8, 15, 512, is_half=True),
+    "hash 16 x 2^19, half table": lambda device: hash_grid(device, 16, 19, 2048, is_half=True),
     "grid variation, 8 x 2^15": lambda device: grid_variation(device, 8, 15, 512),
     "grid variation, 16 x 2^19": lambda device: grid_variation(device, 16, 19, 2048),
     "composite": composite,

@@ -101,8 +101,10 @@ def find_kernels() -> tuple[CpuKernels | None, str]:
     if not torch.backends.cpu.get_cpu_capability().startswith(("AVX", "DEFAULT", "SVE")):
         return None, f"no library for processors of kind {torch.backends.cpu.get_cpu_capability()}"
     name = platform_name()
-    if name.endswith("x64") and not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
-        return None, "the libraries need a processor with AVX2"
+    if name.endswith("x64") and not (
+        torch.backends.cpu.get_cpu_capability().startswith("AVX") and torch.cpu.get_capabilities().get("f16c")
+    ):
+        return None, "the libraries need a processor with AVX2 and F16C"
     found = sorted((LIBRARIES / name).glob("*kernels.*")) if (LIBRARIES / name).is_dir() else []
     if not found:
         return None, f"no library for {name}"

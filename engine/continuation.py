@@ -26,7 +26,7 @@ MORE = 1.5
 MAX_STEPS = 1_000_000
 # A checkpoint of a run with other values of these is of another field, or of an optimizer that remembers other things.
 # The occupancy grid is not among them: it is looked at anew.
-_MAY_DIFFER = ("field.normals", "field.level_rate")  # how a field is looked at and how it learns, not what it is
+_MAY_DIFFER = ("field.normals", "field.level_rate", "field.table_precision")  # how a field is looked at and how it learns, not what it is
 _MUST_MATCH = ("optimizer.method", *(key for key, option in options().items() if option.group == "field" and key not in _MAY_DIFFER))
 
 

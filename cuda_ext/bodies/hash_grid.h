@@ -5,6 +5,8 @@
 // All three kernels know one form, the sum over corners of weight(x) * table[row] . features. With `directions` v [M, 3] the weight
 // is its derivative along v; so these three are also each other's derivatives, to second order in the position.
 //
+// With a `mirror`, the table in half precision, that is read in place of the table; sums and gradients are REAL either way.
+//
 // Index i runs through the samples in chunks (one for each thread of a CPU), within a chunk through the levels, within a level through
 // the chunk's samples: neighbours work in one level, whose rows stay in the cache.
 
@@ -96,9 +98,9 @@ DEVICE void NAME(corners_of)(const REAL* positions, const REAL* directions, int6
     }
 }
 
-// What lies between two samples' features is `stride` numbers.
-template <int fixed_width>
-DEVICE void NAME(hash_read)(const REAL* rows, int64 any_width, const NAME(Cubes)& cubes, const REAL (*weights)[BLOCK], int64 count,
+// What lies between two samples' features is `stride` numbers. Stored: REAL or half.
+template <int fixed_width, typename Stored>
+DEVICE void NAME(hash_read)(const Stored* rows, int64 any_width, const NAME(Cubes)& cubes, const REAL (*weights)[BLOCK], int64 count,
                             REAL* features, int64 stride) {
     const int64 width = fixed_width ? fixed_width : any_width;
     FOR_EACH_LANE(k, count) {
@@ -106,13 +108,23 @@ DEVICE void NAME(hash_read)(const REAL* rows, int64 any_width, const NAME(Cubes)
         UNROLL_IF_KNOWN(fixed_width)
         for (int64 f = 0; f < width; ++f) sum[f] = 0;
         for (int corner = 0; corner < 8; ++corner) {
-            const REAL* row = rows + cubes.row[corner][k] * width;
+            const Stored* row = rows + cubes.row[corner][k] * width;
+            Row<fixed_width, Stored> whole;
+            if (is_row<fixed_width, Stored>) whole = *(const Row<fixed_width, Stored>*)row, row = whole.number;
             UNROLL_IF_KNOWN(fixed_width)
-            for (int64 f = 0; f < width; ++f) sum[f] += weights[corner][k] * row[f];
+            for (int64 f = 0; f < width; ++f) sum[f] += weights[corner][k] * number_of(row[f]);
         }
         UNROLL_IF_KNOWN(fixed_width)
         for (int64 f = 0; f < width; ++f) features[k * stride + f] = sum[f];
     }
+}
+
+template <typename Stored>
+DEVICE void NAME(hash_read_any)(const Stored* rows, int64 width, const NAME(Cubes)& cubes, const REAL (*weights)[BLOCK], int64 count,
+                                REAL* features, int64 stride) {
+    if (width == 2) NAME(hash_read)<2>(rows, width, cubes, weights, count, features, stride);
+    else if (width == 4) NAME(hash_read)<4>(rows, width, cubes, weights, count, features, stride);
+    else NAME(hash_read)<0>(rows, width, cubes, weights, count, features, stride);
 }
 
 template <int fixed_width>
@@ -161,18 +173,23 @@ DEVICE REAL NAME(pull_along)(const REAL (*dot)[BLOCK], const NAME(Cubes)& cubes,
 }
 
 // Adds all three to sums.
-template <int fixed_width>
-DEVICE void NAME(hash_pull)(const REAL* rows, int64 any_width, const NAME(Cubes)& cubes, bool along, const REAL (*v)[BLOCK],
+template <int fixed_width, typename Stored>
+DEVICE void NAME(hash_pull)(const Stored* rows, int64 any_width, const NAME(Cubes)& cubes, bool along, const REAL (*v)[BLOCK],
                             REAL openness, int64 count, const REAL* d_features, int64 stride, REAL (*sums)[BLOCK]) {
     const int64 width = fixed_width ? fixed_width : any_width;
     REAL dot[8][BLOCK];
+    // Levels follow each other in each block, so that most rows come from afar: all are asked for before the first is computed with.
+    Row<fixed_width, Stored> fetched[8][BLOCK];
+    if (is_row<fixed_width, Stored>)
+        FOR_EACH_LANE(k, BLOCK)
+            for (int corner = 0; corner < 8; ++corner) fetched[corner][k] = ((const Row<fixed_width, Stored>*)rows)[cubes.row[corner][k]];
     FOR_EACH_LANE(k, BLOCK) {
         const REAL* d_out = d_features + least(k, (int)count - 1) * stride;
         for (int corner = 0; corner < 8; ++corner) {
-            const REAL* row = rows + cubes.row[corner][k] * width;
+            const Stored* row = is_row<fixed_width, Stored> ? fetched[corner][k].number : rows + cubes.row[corner][k] * width;
             REAL sum = 0;
             UNROLL_IF_KNOWN(fixed_width)
-            for (int64 f = 0; f < width; ++f) sum += row[f] * d_out[f];
+            for (int64 f = 0; f < width; ++f) sum += number_of(row[f]) * d_out[f];
             dot[corner][k] = openness * sum;
         }
     }
@@ -183,10 +200,18 @@ DEVICE void NAME(hash_pull)(const REAL* rows, int64 any_width, const NAME(Cubes)
     }
 }
 
+template <typename Stored>
+DEVICE void NAME(hash_pull_any)(const Stored* rows, int64 width, const NAME(Cubes)& cubes, bool along, const REAL (*v)[BLOCK],
+                                REAL openness, int64 count, const REAL* d_features, int64 stride, REAL (*sums)[BLOCK]) {
+    if (width == 2) NAME(hash_pull)<2>(rows, width, cubes, along, v, openness, count, d_features, stride, sums);
+    else if (width == 4) NAME(hash_pull)<4>(rows, width, cubes, along, v, openness, count, d_features, stride, sums);
+    else NAME(hash_pull)<0>(rows, width, cubes, along, v, openness, count, d_features, stride, sums);
+}
+
 // features [M, L * width]. Closed levels give zeros.
-KERNEL NAME(hash_encode)(const REAL* table, int64 width, const int64* resolutions, const int64* sizes, const int64* first,
-                         const REAL* openness, int64 n_levels, int64 smooth, const REAL* positions, const REAL* directions,
-                         int64 n_samples, int64 chunk, REAL* features, int64 begin, int64 end) {
+KERNEL NAME(hash_encode)(const REAL* table, const half* mirror, int64 width, const int64* resolutions, const int64* sizes,
+                         const int64* first, const REAL* openness, int64 n_levels, int64 smooth, const REAL* positions,
+                         const REAL* directions, int64 n_samples, int64 chunk, REAL* features, int64 begin, int64 end) {
     const int64 stride = n_levels * width;
     NAME(Place) at = {0, 0, 0};
     FOR_EACH_BLOCK(i, count) {
@@ -203,10 +228,9 @@ KERNEL NAME(hash_encode)(const REAL* table, int64 width, const int64* resolution
         REAL weights[8][BLOCK];
         NAME(corners_of)(positions + 3 * at.sample, directions ? directions + 3 * at.sample : 0, resolutions[level], sizes[level],
                          smooth, openness[level], count, cubes, weights);
-        const REAL* rows = table + first[level] * width;
-        if (width == 2) NAME(hash_read)<2>(rows, width, cubes, weights, count, out, stride);
-        else if (width == 4) NAME(hash_read)<4>(rows, width, cubes, weights, count, out, stride);
-        else NAME(hash_read)<0>(rows, width, cubes, weights, count, out, stride);
+        const int64 at_level = first[level] * width;
+        if (mirror) NAME(hash_read_any)(mirror + at_level, width, cubes, weights, count, out, stride);
+        else NAME(hash_read_any)(table + at_level, width, cubes, weights, count, out, stride);
     }
 }
 
@@ -235,9 +259,9 @@ KERNEL NAME(hash_table_grad)(const int64* resolutions, const int64* sizes, const
 }
 
 // d_positions [M, 3]; [begin, end) counts samples.
-KERNEL NAME(hash_position_grad)(const REAL* table, int64 width, const int64* resolutions, const int64* sizes, const int64* first,
-                                const REAL* openness, int64 n_levels, int64 smooth, const REAL* positions, const REAL* directions,
-                                const REAL* d_features, REAL* d_positions, int64 begin, int64 end) {
+KERNEL NAME(hash_position_grad)(const REAL* table, const half* mirror, int64 width, const int64* resolutions, const int64* sizes,
+                                const int64* first, const REAL* openness, int64 n_levels, int64 smooth, const REAL* positions,
+                                const REAL* directions, const REAL* d_features, REAL* d_positions, int64 begin, int64 end) {
     const int64 stride = n_levels * width;
     FOR_EACH_BLOCK(sample, count) {
         REAL x[3][BLOCK], v[3][BLOCK], sums[3][BLOCK];
@@ -250,10 +274,10 @@ KERNEL NAME(hash_position_grad)(const REAL* table, int64 width, const int64* res
             if (open == 0) continue;
             NAME(Cubes) cubes;
             NAME(cubes_at)<true>(x, resolutions[level], sizes[level], smooth, cubes);
-            const REAL *rows = table + first[level] * width, *d_out = d_features + sample * stride + level * width;
-            if (width == 2) NAME(hash_pull)<2>(rows, width, cubes, along, v, open, count, d_out, stride, sums);
-            else if (width == 4) NAME(hash_pull)<4>(rows, width, cubes, along, v, open, count, d_out, stride, sums);
-            else NAME(hash_pull)<0>(rows, width, cubes, along, v, open, count, d_out, stride, sums);
+            const REAL* d_out = d_features + sample * stride + level * width;
+            const int64 at_level = first[level] * width;
+            if (mirror) NAME(hash_pull_any)(mirror + at_level, width, cubes, along, v, open, count, d_out, stride, sums);
+            else NAME(hash_pull_any)(table + at_level, width, cubes, along, v, open, count, d_out, stride, sums);
         }
         FOR_EACH_LANE(k, count)
             for (int axis = 0; axis < 3; ++axis) d_positions[3 * (sample + k) + axis] = sums[axis][k];

@@ -39,6 +39,16 @@ DEVICE float sqrt_of(float x) { return sqrtf(x); }
 DEVICE double sqrt_of(double x) { return sqrt(x); }
 DEVICE float ceil_of(float x) { return ceilf(x); }
 DEVICE double ceil_of(double x) { return ceil(x); }
+// Of half precision we have the bits: CUDA's own type is in its headers. What emulates a GPU brings its own conversion.
+typedef unsigned short half;
+#ifndef FLOAT_OF_HALF
+DEVICE float float_of_half(half bits) {
+    float number;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(number) : "h"(bits));
+    return number;
+}
+#define FLOAT_OF_HALF(bits) float_of_half(bits)
+#endif
 #else
 #if defined(_WIN32)
 #define KERNEL extern "C" __declspec(dllexport) void
@@ -109,10 +119,23 @@ DEVICE float sqrt_of(float x) { return __builtin_sqrtf(x); }
 DEVICE double sqrt_of(double x) { return __builtin_sqrt(x); }
 DEVICE float ceil_of(float x) { return __builtin_ceilf(x); }
 DEVICE double ceil_of(double x) { return __builtin_ceil(x); }
+typedef _Float16 half;  // only ever read: F16C has no more, and arithmetic would call the compiler's library
+#define FLOAT_OF_HALF(number) (float)(number)
 #endif
 
 template <typename T> DEVICE T least(T a, T b) { return a < b ? a : b; }
 template <typename T> DEVICE T most(T a, T b) { return a > b ? a : b; }
+
+// What a table holds, as a number to compute with.
+DEVICE float number_of(float stored) { return stored; }
+DEVICE double number_of(double stored) { return stored; }
+DEVICE float number_of(half stored) { return FLOAT_OF_HALF(stored); }
+
+// A table's row of n numbers, aligned as a whole: a copy of it is one load. So are rows of 2 or 4 halves read; others number by number.
+template <int n, typename T> struct alignas(n ? n * sizeof(T) : sizeof(T)) Row {
+    T number[n ? n : 1];
+};
+template <int n, typename T> constexpr bool is_row = n && sizeof(T) == sizeof(half);
 
 // The block's triples, lane by lane. Lanes from count on repeat the last one: whole blocks need no second, slower loop for what is left.
 template <typename T> DEVICE void load_lanes(const T* triples, int64 count, T (*lanes)[BLOCK]) {

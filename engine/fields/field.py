@@ -186,7 +186,21 @@ class RadianceField(nn.Module):
         """What is stored at positions, [M, 4]: density and color before their activations."""
         if isinstance(self.encoding, DenseGrid):
             return self.decoder(self._read(positions, with_gradient=False))
-        return self.decoder(self.encoding(_to_unit_cube(positions)))
+        return self.decoder(self._features(_to_unit_cube(positions)))
+
+    def _features(self, at: Tensor) -> Tensor:
+        """What the encoding says [M, D] about positions [M, 3] in [0, 1]^3."""
+        if isinstance(self.encoding, HashGrid) and ops.serves(at):
+            return self.encoding(at, self._mirror(self.encoding))
+        return self.encoding(at)
+
+    def _mirror(self, grid: HashGrid) -> Tensor | None:
+        """What kernels read in place of the table, made once while the field is frozen, with and without gradients."""
+        if self._frozen is None:
+            return grid.mirror()
+        if "mirror" not in self._frozen:
+            self._frozen["mirror"] = grid.mirror()
+        return self._frozen["mirror"]
 
     def _logit(self, raw_density: Tensor, positions: Tensor) -> Tensor:
         config = self.config
@@ -220,11 +234,11 @@ class RadianceField(nn.Module):
         """Gradient [M, 3] of the logit without its blob. Asking autograd for it would make the table's gradient too, for nothing."""
         assert isinstance(self.encoding, HashGrid)
         at = _to_unit_cube(positions.detach())
-        features = self.encoding(at)
+        features = self._features(at)
         if not features.requires_grad:  # an averaged field's
             features.requires_grad_()
         (d_features,) = torch.autograd.grad(self.decoder(features)[:, 0].sum(), features, create_graph=create_graph)
-        return 0.5 * self.config.density_scale * self.encoding.pull_back(at, d_features)
+        return 0.5 * self.config.density_scale * self.encoding.pull_back(at, d_features, self._mirror(self.encoding))
 
     def _blob_gradient(self, positions: Tensor) -> Tensor:
         with torch.enable_grad():

@@ -29,6 +29,8 @@ class FieldConfig:
     """A hash table has at most two to the power of this many entries per level. 8..24."""
     interpolation: Literal["linear", "smoothstep"] = "linear"
     """How a hash grid is read between its points: straight lines, or smoothstep, whose normals have no edges where cells meet."""
+    table_precision: Literal["float32", "float16"] = "float32"
+    """How a hash grid is read: float16 reads a copy of half the size, three digits exact; what is trained and summed is float32."""
     hidden_width: int = 0
     """Width of the hidden layer of the network that reads the features; 0 is no hidden layer. 0..256."""
     hidden_layers: int = 1
@@ -71,6 +73,12 @@ class FieldConfig:
         if self.encoding == "dense" and self.interpolation != "linear":
             raise UserError(
                 f"field.interpolation is {self.interpolation}, but a dense grid is read by straight lines.",
+                "Leave it out, or use --field.encoding hash.",
+                "option",
+            )
+        if self.encoding != "hash" and self.table_precision != "float32":
+            raise UserError(
+                f"field.table-precision is {self.table_precision}, but field.encoding {self.encoding} has no table that would be read so.",
                 "Leave it out, or use --field.encoding hash.",
                 "option",
             )

@@ -70,6 +70,8 @@ def test_configs_are_frozen():
         ("field.encoding", "frequency", "waves need a network that reads them"),
         ("field.background_encoding", "sh", "field.background-encoding is 'sh', but must be one of frequency, spherical-harmonics"),
         ("field.background_degree", "9", r"field.background-degree is 9, but must lie in 1\.\.8"),
+        ("field.table_precision", "half", "field.table-precision is 'half', but must be one of float32, float16"),
+        ("field.table_precision", "float16", "but field.encoding dense has no table that would be read so. .*--field.encoding hash"),
         ("output.formats", "glb,fbx", "holds 'fbx', but knows glb, obj and ply"),
         ("output.turntable_frames", "-3", "output.turntable-frames is -3"),
         ("training.batch_sise", "3", "There is no setting 'training.batch_sise'. Did you mean --training.batch-size"),

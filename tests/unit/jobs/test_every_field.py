@@ -19,6 +19,10 @@ JOBS = {
     "a surrounding by spherical harmonics": (
         "--render.background", "learned", "--field.background-encoding", "spherical-harmonics", "--field.background-degree", "4",
     ),
+    "hash tables read in half precision, exact normals": (
+        "--field.encoding", "hash", "--field.features", "2", "--field.hidden-width", "8", "--field.table-precision", "float16",
+        "--light.textureless-ratio", "0.5", "--light.lambertian-ratio", "0.5", "--loss.lambda-orientation", "10",
+    ),
     "every way of looking": (
         "--camera.azimuth-deg", "-90,90", "--camera.elevation-deg", "-10,80", "--camera.radius", "2.5,3", "--camera.fov-y-deg", "30,50",
         "--camera.placement", "uniform", "--camera.uniform-sphere-ratio", "0.5", "--camera.position-jitter", "0.2",

@@ -83,11 +83,11 @@ def with_gradients(outputs: list[Tensor] | tuple[Tensor, ...], leaves: list[Tens
     return [*(out.detach() for out in outputs), *torch.autograd.grad(found, leaves, grads)]
 
 
-def hash_case(features: int, *, smooth: bool) -> Callable[..., list[Tensor]]:
-    """Dense and hashed levels, the finest half open; some positions outside."""
+def hash_case(features: int, *, smooth: bool, is_half: bool = False) -> Callable[..., list[Tensor]]:
+    """Dense and hashed levels, the finest half open; some positions outside. is_half: read in half precision."""
 
     def case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
-        grid = HashGrid((4, 9, 16, 30), features, 10, generator_of(6), smooth=smooth)
+        grid = HashGrid((4, 9, 16, 30), features, 10, generator_of(6), smooth=smooth, is_half=is_half)
         grid.max_level = 0.9
         with torch.no_grad():
             grid.table.copy_(torch.randn(grid.table.shape, generator=generator_of(7)))
@@ -173,6 +173,9 @@ CASES: dict[str, Callable[..., list[Tensor]]] = {
     "dense_table": dense_table_case,
     "hash_encode of 2": hash_case(2, smooth=True),
     "hash_encode of 3": hash_case(3, smooth=False),
+    "hash_encode of 2 halves": hash_case(2, smooth=True, is_half=True),
+    "hash_encode of 3 halves": hash_case(3, smooth=False, is_half=True),
+    "hash_encode of 4 halves": hash_case(4, smooth=False, is_half=True),
     "frequency_encode": frequency_case,
     "spherical_encode of 3": spherical_case(3),
     "spherical_encode of 8": spherical_case(8),

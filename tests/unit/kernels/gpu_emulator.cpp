@@ -34,6 +34,15 @@ template <typename T> T atomicAdd(T* place, T value) {
     return old;
 }
 
+// Of the bits of a number of half precision; a GPU has an instruction for it.
+static float float_of_bits(unsigned short bits) {
+    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    const float finite = std::ldexp((float)(exponent ? fraction + 1024 : fraction), exponent ? exponent - 25 : -24);
+    const float size = exponent < 31 ? finite : fraction ? NAN : INFINITY;
+    return bits >> 15 ? -size : size;
+}
+#define FLOAT_OF_HALF(bits) float_of_bits(bits)
+
 #include "cpu.cpp"
 
 using Call = std::function<void(void**)>;

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import kernels, rivals
+from benchmarks import half_table, kernels, rivals
 from benchmarks.shell import shell_rays, shell_samples
 from engine.fields.hash_grid import HashGrid
 from engine.fields.levels import level_resolutions
@@ -56,6 +56,21 @@ def test_the_command_prints_shares_and_says_what_is_not_measured(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     kernels.main(["--device", "cuda"])
     assert capsys.readouterr().out == "On a GPU: not measured: no CUDA GPU here.\n"
+
+
+def test_half_tables_stand_beside_float32_pass_by_pass(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda _n: None)
+    monkeypatch.setattr(half_table, "GRIDS", {"small": (2, 10, 32, 2)})
+    half_table.main(["--rounds", "1", "--samples", "4096"])
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| small")]
+    assert [row[1].strip() for row in rows[:3]] == ["features", "gradient in positions", "table's gradient"]
+    assert all(float(cell) > 0 for row in rows[:3] for cell in row[2:6]) and rows[3][1].strip() == "the copy, 0.0 million numbers"
+    # What cannot be saved: half the reading of a table, and the copy.
+    whole, half = (kernels.hash_grid(CPU, 2, 10, 32, is_half=is_half).n_bytes for is_half in (False, True))
+    assert half - whole == 2 * 2 * 1024 * (4 + 2 - 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    half_table.main(["--device", "cuda"])
+    assert capsys.readouterr().out == "Not measured: no CUDA GPU here.\n"
 
 
 def times_of(*sides: Callable[[], object]) -> list[list[float]]:
