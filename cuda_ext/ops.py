@@ -23,9 +23,9 @@ MOST_SLABS = 8
 ACTIVATIONS = ("softplus", "exp")
 
 _library = torch.library.Library("dreamfusion", "DEF")
-_library.define("composite(Tensor densities, Tensor deltas, Tensor values, Tensor packed_info) -> (Tensor, Tensor)")
+_library.define("composite(Tensor densities, Tensor deltas, Tensor values, Tensor packed_info, float stop=0.0) -> (Tensor, Tensor, Tensor)")
 _library.define(
-    "composite_backward(Tensor deltas, Tensor values, Tensor packed_info, Tensor weights, Tensor d_weights, "
+    "composite_backward(Tensor deltas, Tensor values, Tensor packed_info, Tensor kept, Tensor weights, Tensor d_weights, "
     "Tensor d_sums) -> (Tensor, Tensor)"
 )
 _MARCH = "Tensor rays_o, Tensor rays_d, Tensor shifts, Tensor bounds, Tensor cells, float step"
@@ -87,36 +87,40 @@ def _flat(*tensors: Tensor) -> tuple[Tensor, ...]:
 # --- compositing ---------------------------------------------------------------------------------------------------------------
 
 
-def composite(densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Tensor) -> tuple[Tensor, Tensor]:
+def composite(densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Tensor, stop: float = 0.0) -> tuple[Tensor, Tensor]:
     """weights [M] and sums [R, C] = sum over each ray of weight * value. NeRF (2003.08934), eq. 3.
 
     Args:
         densities, deltas: [M]. values: [M, C]. packed_info: [R, 2] int64, first sample and number of samples of each
             ray; samples lie in ray order without gaps. What lies behind the last ray's is nobody's: weights and gradients 0.
-    Differentiable in densities and values, not in deltas.
+        stop: a ray ends before the first sample that less than this share of light reaches; behind it weights and gradients are 0.
+    Differentiable in densities and values, not in deltas; where a ray ends counts as given.
     """
-    weights, sums = torch.ops.dreamfusion.composite(densities, deltas, values, packed_info)
+    weights, sums, _kept = torch.ops.dreamfusion.composite(densities, deltas, values, packed_info, stop)
     return weights, sums
 
 
-def _composite_kernel(densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Tensor) -> tuple[Tensor, Tensor]:
+def _composite_kernel(
+    densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Tensor, stop: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     densities, deltas, values, packed_info = _flat(densities, deltas, values, packed_info)
-    weights, sums = torch.empty_like(densities), values.new_empty(packed_info.shape[0], values.shape[1])
+    n_rays, channels = packed_info.shape[0], values.shape[1]
+    weights, sums = torch.empty_like(densities), values.new_empty(n_rays, channels)
+    kept = packed_info.new_empty(n_rays, dtype=torch.int32)
     kernels = _kernels(densities)
-    sizes = packed_info.shape[0], values.shape[0]
-    arguments = (densities, deltas, values, values.shape[1], packed_info, *sizes, weights, sums)
-    kernels.run("composite_forward", densities.dtype, kernels.parts(packed_info.shape[0], RAYS_GRAIN), lambda _part: arguments)
-    return weights, sums
+    arguments = (densities, deltas, values, channels, packed_info, n_rays, values.shape[0], float(stop), weights, sums, kept)
+    kernels.run("composite_forward", densities.dtype, kernels.parts(n_rays, RAYS_GRAIN), lambda _part: arguments)
+    return weights, sums, kept
 
 
 def _composite_backward_kernel(
-    deltas: Tensor, values: Tensor, packed_info: Tensor, weights: Tensor, d_weights: Tensor, d_sums: Tensor
+    deltas: Tensor, values: Tensor, packed_info: Tensor, kept: Tensor, weights: Tensor, d_weights: Tensor, d_sums: Tensor
 ) -> tuple[Tensor, Tensor]:
-    deltas, values, packed_info, weights, d_weights, d_sums = _flat(deltas, values, packed_info, weights, d_weights, d_sums)
+    deltas, values, packed_info, kept, weights, d_weights, d_sums = _flat(deltas, values, packed_info, kept, weights, d_weights, d_sums)
     d_densities, d_values = torch.empty_like(weights), torch.empty_like(values)
     kernels = _kernels(weights)
     sizes = packed_info.shape[0], values.shape[0]
-    arguments = (deltas, values, values.shape[1], packed_info, *sizes, weights, d_weights, d_sums, d_densities, d_values)
+    arguments = (deltas, values, values.shape[1], packed_info, kept, *sizes, weights, d_weights, d_sums, d_densities, d_values)
     kernels.run("composite_backward", weights.dtype, kernels.parts(packed_info.shape[0], RAYS_GRAIN), lambda _part: arguments)
     return d_densities, d_values
 
@@ -126,25 +130,28 @@ _implement("composite_backward", _composite_backward_kernel)
 
 
 @torch.library.register_fake("dreamfusion::composite", lib=_library)
-def _(densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(densities), values.new_empty(packed_info.shape[0], values.shape[1])
+def _(densities: Tensor, deltas: Tensor, values: Tensor, packed_info: Tensor, stop: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    n_rays = packed_info.shape[0]
+    return torch.empty_like(densities), values.new_empty(n_rays, values.shape[1]), packed_info.new_empty(n_rays, dtype=torch.int32)
 
 
 @torch.library.register_fake("dreamfusion::composite_backward", lib=_library)
-def _(_deltas: Tensor, values: Tensor, _packed_info: Tensor, weights: Tensor, *_rest: Tensor) -> tuple[Tensor, Tensor]:
+def _(_deltas: Tensor, values: Tensor, _packed_info: Tensor, _kept: Tensor, weights: Tensor, *_rest: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(weights), torch.empty_like(values)
 
 
-def _keep_composite(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[1:], output[0])
+def _keep_composite(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, deltas, values, packed_info, _ = inputs
+    weights, _, kept = output
+    ctx.save_for_backward(deltas, values, packed_info, kept, weights)
 
 
-def _composite_grad(ctx: Any, d_weights: Tensor | None, d_sums: Tensor | None) -> tuple[Tensor | None, ...]:
-    deltas, values, packed_info, weights = ctx.saved_tensors
+def _composite_grad(ctx: Any, d_weights: Tensor | None, d_sums: Tensor | None, _d_kept: None) -> tuple[Tensor | None, ...]:
+    deltas, values, packed_info, kept, weights = ctx.saved_tensors
     d_weights = torch.zeros_like(weights) if d_weights is None else d_weights
     d_sums = values.new_zeros(packed_info.shape[0], values.shape[1]) if d_sums is None else d_sums
-    d_densities, d_values = torch.ops.dreamfusion.composite_backward(deltas, values, packed_info, weights, d_weights, d_sums)
-    return d_densities, None, d_values, None
+    d_densities, d_values = torch.ops.dreamfusion.composite_backward(deltas, values, packed_info, kept, weights, d_weights, d_sums)
+    return d_densities, None, d_values, None, None
 
 
 torch.library.register_autograd("dreamfusion::composite", _composite_grad, setup_context=_keep_composite, lib=_library)

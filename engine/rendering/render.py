@@ -21,6 +21,9 @@ from engine.scene.cameras import Cameras, camera_rays
 
 # Below half of 1/255 a sample cannot change an 8-bit channel, so marching may stop there.
 MIN_VISIBLE_TRANSMITTANCE = 0.5 / 255
+# In training a ray ends where less light than this is left: a fortieth of 1/255, and a gradient that much fainter than the front's
+# (instant-ngp's number, 2201.05989, appendix E).
+STOP_TRANSMITTANCE = 1e-4
 # Samples of a ray that are looked at before asking whether anything still passes: enough to keep the machine busy.
 SLAB_SAMPLES = 12
 BOX_DIAGONAL = 2.0 * math.sqrt(3.0)
@@ -128,7 +131,8 @@ def render(
     deltas = samples.t_ends - samples.t_starts
     light = -directions if light_direction is None else light_direction[ray_indices // (height * width)]
     colors = shade(found.albedo, found.normals, light, ambient_ratio, shading)
-    weights, sums = composite(found.densities, deltas, _channels(colors, t_mids, found.normals), ray_indices, samples.packed_info)
+    values = _channels(colors, t_mids, found.normals)
+    weights, sums = composite(found.densities, deltas, values, ray_indices, samples.packed_info, STOP_TRANSMITTANCE)
     image, opacity, depth, normal_image = _finish(sums, background.reshape(-1, 3))
     shape = (n, height, width)
     return RenderOutput(

@@ -34,8 +34,8 @@ def generator_of(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def composite_case(device: torch.device, dtype: torch.dtype, *, kernel: bool, n_rest: int = 0) -> list[Tensor]:
-    """Rays of 0 to 39 samples, some opaque; and behind them n_rest samples that are no ray's."""
+def composite_case(device: torch.device, dtype: torch.dtype, *, kernel: bool, n_rest: int = 0, stop: float = 0.0) -> list[Tensor]:
+    """Rays of 0 to 39 samples, some opaque; and behind them n_rest samples that are no ray's. With `stop` most rays end early."""
     generator = generator_of(1)
     counts = torch.randint(0, 40, (N_RAYS,), generator=generator)
     ray_indices = torch.repeat_interleave(torch.arange(N_RAYS), counts)
@@ -49,9 +49,9 @@ def composite_case(device: torch.device, dtype: torch.dtype, *, kernel: bool, n_
     densities.requires_grad_(), values.requires_grad_()
     packed_info = pack(ray_indices, N_RAYS)
     if kernel:
-        outputs = ops.composite(densities, deltas, values, packed_info)
+        outputs = ops.composite(densities, deltas, values, packed_info, stop)
     else:
-        weights, _ = weights_from_density(densities[:n_owned], deltas[:n_owned], packed_info)
+        weights, _ = weights_from_density(densities[:n_owned], deltas[:n_owned], packed_info, stop)
         outputs = torch.cat([weights, weights.new_zeros(n_rest)]), accumulate(weights, values[:n_owned], ray_indices, N_RAYS)
     return with_gradients(outputs, [densities, values])
 
@@ -167,6 +167,7 @@ def adan_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list
 CASES: dict[str, Callable[..., list[Tensor]]] = {
     "composite": composite_case,
     "composite of fixed size": functools.partial(composite_case, n_rest=1999),
+    "composite that stops": functools.partial(composite_case, n_rest=77, stop=0.01),
     "dense_field softplus": dense_field_case("softplus", with_normals=True),
     "dense_field exp": dense_field_case("exp", with_normals=True),
     "dense_field without normals": dense_field_case("exp", with_normals=False),

@@ -91,6 +91,26 @@ def test_composite_gradients_in_double() -> None:
     )
 
 
+def test_a_ray_ends_where_too_little_light_is_left_and_its_gradients_are_exact() -> None:
+    """In double, by finite differences: what lies behind neither counts nor pulls."""
+    n, stop = 12, 0.1
+    densities = torch.linspace(2, 6, n, dtype=torch.float64)
+    deltas = torch.full((n,), 0.1, dtype=torch.float64)
+    values, packed_info = torch.randn(n, 3, generator=seeded(4), dtype=torch.float64), torch.tensor([[0, n]])
+    weights, sums = ops.composite(densities, deltas, values, packed_info, stop)
+    whole, _ = ops.composite(densities, deltas, values, packed_info)
+    before = 1 - torch.cat([whole.new_zeros(1), whole.cumsum(0)[:-1]])
+    n_kept = int((before >= stop).sum())
+    assert 3 < n_kept < n - 3
+    assert torch.equal(weights, torch.where(before >= stop, whole, 0.0))
+    torch.testing.assert_close(sums[0], (weights[:, None] * values).sum(dim=0))
+    d, v = densities.clone().requires_grad_(), values.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda d, v: ops.composite(d, deltas, v, packed_info, stop), (d, v))
+    _, sums = ops.composite(d, deltas, v, packed_info, stop)
+    for gradient in torch.autograd.grad(sums.sum(), (d, v)):
+        assert gradient[:n_kept].ne(0).any() and gradient[n_kept:].eq(0).all()
+
+
 def test_composite_of_weights_alone_has_a_gradient() -> None:
     densities, deltas, values, _, packed_info = rays_with_samples()
     d = densities.clone().requires_grad_()

@@ -271,8 +271,8 @@ def test_without_a_compiler_the_ptx_is_loaded_and_said(emulated_gpu: Driver, mon
     monkeypatch.setattr(cuda, "find_compiler", lambda _major: (None, "there is no compiler"))
     kernels, reason = cuda._make(0)
     assert reason == "PTX that came with the program, since there is no compiler"
-    ones, sums = torch.ones(3), torch.zeros(1, 1)
-    arguments = (ones, ones, ones, 1, torch.tensor([[0, 3]]), 1, 3, torch.zeros(3), sums)
+    ones, sums, kept = torch.ones(3), torch.zeros(1, 1), torch.zeros(1, dtype=torch.int32)
+    arguments = (ones, ones, ones, 1, torch.tensor([[0, 3]]), 1, 3, 0.0, torch.zeros(3), sums, kept)
     kernels.run("composite_forward", torch.float32, kernels.parts(1, 1), lambda _part: arguments)
     assert sums.item() == pytest.approx(1 - 2.718281828**-3)
 

@@ -46,8 +46,11 @@ def marched() -> tuple[Any, ...]:
 
 
 ARGUMENTS: dict[str, Callable[[], tuple[Any, ...]]] = {
-    "composite": lambda: (rand(7, grad=True), rand(7, seed=1), rand(7, 5, seed=2, grad=True), packed()),
-    "composite_backward": lambda: (rand(7), rand(7, 5, seed=1), packed(), rand(7, seed=2) / 4, rand(7, seed=3), rand(3, 5, seed=4)),
+    "composite": lambda: (rand(7, grad=True), rand(7, seed=1), rand(7, 5, seed=2, grad=True), packed(), 0.4),
+    "composite_backward": lambda: (
+        *(rand(7), rand(7, 5, seed=1), packed(), torch.tensor([2, 0, 4], dtype=torch.int32)),
+        *(rand(7, seed=2) / 4, rand(7, seed=3), rand(3, 5, seed=4)),
+    ),
     "march": marched,
     "march_fixed": lambda: (*marched(), 9),
     "dense_field": lambda: (rand(27, 7, grad=True), 3, rand(9, 3, seed=1), *FIELD),

@@ -107,6 +107,16 @@ def test_float32_stays_exact_behind_many_opaque_rays() -> None:
     torch.testing.assert_close(weights[-n_samples:], alone, atol=1e-6, rtol=0)
 
 
+def test_stop_takes_the_weights_that_little_light_reaches_and_no_others() -> None:
+    densities, deltas, _, packed_info = fog([40, 0, 60], seed=9)
+    whole, transmittance = weights_from_density(densities, deltas, packed_info)
+    stop = 1.001 * float(transmittance.median())  # between two of them: finite differences must not carry one across
+    weights, _ = weights_from_density(densities, deltas, packed_info, stop)
+    assert torch.equal(weights, torch.where(transmittance >= stop, whole, 0.0))
+    assert 0 < int((weights > 0).sum()) < len(weights)
+    assert torch.autograd.gradcheck(lambda d: weights_from_density(d, deltas, packed_info, stop)[0], (densities.requires_grad_(),))
+
+
 def test_no_samples_at_all_is_allowed() -> None:
     empty = torch.zeros(0)
     weights, transmittance = weights_from_density(empty, empty, torch.zeros(5, 2, dtype=torch.int64))
