@@ -35,7 +35,8 @@ from benchmarks.rivals import print_rivals
 from benchmarks.shell import shell_rays, shell_samples
 from cuda_ext import ops
 from cuda_ext.ops_adan import adan_step
-from cuda_ext.ops_occupancy import occupancy_mark
+from cuda_ext.ops_march import lattice_of, march
+from cuda_ext.ops_occupancy import occupancy_update
 from cuda_ext.ops_table import dense_table
 from engine.fields.field import RadianceField, make_field, table_twin
 from engine.fields.field_config import FieldConfig
@@ -45,7 +46,7 @@ from engine.fields.hash_grid import HashGrid
 from engine.fields.levels import level_resolutions
 from engine.rendering.composite import accumulate, weights_from_density
 from engine.rendering.march import _march_twin
-from engine.rendering.occupancy import _mark_twin
+from engine.rendering.occupancy import _update_twin
 from engine.training.adan import _twin_step
 from engine.training.run_state import SMOOTH_PLACES
 
@@ -131,11 +132,11 @@ def composite(device: torch.device) -> Sides:
 def marching(device: torch.device) -> Sides:
     rays_o, rays_d, occupancy, step_size = shell_rays(device)
     shifts = torch.full((len(rays_o),), 0.5, device=device)
-    given = (rays_o, rays_d, shifts, occupancy.bounds, occupancy.occupied_cells)
+    given, resolution = (rays_o, rays_d, shifts, occupancy.bounds, occupancy.bits), occupancy.resolution
     return Sides(
-        lambda: ops.march(*given, step_size),
-        lambda: _march_twin(rays_o, rays_d, shifts, occupancy, step_size),
-        size_of(*given, *ops.march(*given, step_size)),
+        lambda: march(*given, resolution, step_size),
+        lambda: _march_twin(rays_o, rays_d, shifts, occupancy, lattice_of(step_size, 0.0, resolution)),
+        size_of(*given, *march(*given, resolution, step_size)),
     )
 
 
@@ -194,10 +195,11 @@ def frequency_field(device: torch.device) -> Sides:
     return Sides(look, without_kernels(look), 2 * (size_of(positions) + 7 * 4 * len(positions)))
 
 
-def occupancy_marks(device: torch.device) -> Sides:
-    densities, threshold = torch.rand(128, 128, 128, device=device), torch.tensor(0.97, device=device)
-    n_bytes = size_of(densities) + densities.numel()
-    return Sides(lambda: occupancy_mark(densities, threshold), lambda: _mark_twin(densities, threshold), n_bytes)
+def occupancy_look(device: torch.device) -> Sides:
+    before, found = torch.rand(2, 1, 128, 128, 128, device=device)
+    given = before, found, 0.85, torch.tensor(0.97, device=device)
+    n_bytes = size_of(before, found, *occupancy_update(*given))
+    return Sides(lambda: occupancy_update(*given), lambda: _update_twin(*given), n_bytes)
 
 
 def adan(device: torch.device) -> Sides:
@@ -226,7 +228,7 @@ CASES: dict[str, Callable[[torch.device], Sides]] = {
     "frequency, 12 bands": lambda device: frequency(device, 12, both_ways=True),
     "frequency, 4 bands, forward": lambda device: frequency(device, 4, both_ways=False),
     "frequency field": frequency_field,
-    "occupancy, 128^3": occupancy_marks,
+    "occupancy, 128^3": occupancy_look,
     "Adan, 12 M numbers": adan,
 }
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cuda_ext import ops
+from cuda_ext.ops_march import lattice_of
 from cuda_ext.cuda import find_cuda_kernels
 from engine.rendering.march import _march_twin, march
 from engine.rendering.occupancy import OccupancyGrid
@@ -45,7 +46,7 @@ def test_march_is_its_twin() -> None:
     cameras = orbit_cameras(*(torch.tensor(value) for value in ([20.0, 170.0], [10.0, -60.0], [2.9, 3.0], [40.0, 45.0])))
     rays_o, rays_d = (rays.to(GPU) for rays in camera_rays(cameras, 64, 64))
     found = march(rays_o, rays_d, occupancy, 0.03)
-    wanted = _march_twin(rays_o, rays_d, torch.full((rays_o.shape[0],), 0.5, device=GPU), occupancy, 0.03)
+    wanted = _march_twin(rays_o, rays_d, torch.full((rays_o.shape[0],), 0.5, device=GPU), occupancy, lattice_of(0.03, 0.0, 64))
     keys = [set(zip(s.ray_indices.tolist(), (s.t_starts / 0.03).round(decimals=2).tolist())) for s in (found, wanted)]
     # A place on a cell's face may round to either side.
     assert len(keys[1]) > 10_000 and len(keys[0] ^ keys[1]) <= len(keys[1]) // 1000
