@@ -96,8 +96,10 @@ CALLED int NAME(find_hits)(const REAL* o, const REAL* d, REAL shift, const byte*
                            REAL first, REAL far_t, unsigned short* hits, int64 n_words) {
     int n = 0;
     bool is_inside = true;
+    UNROLL_IF_KNOWN(0)
     for (int word = 0; is_inside && word < n_words; ++word) {
         unsigned found = 0;
+        UNROLL_IF_KNOWN(0)
         for (int k = 0; k < HITS_IN_WORD && is_inside; k += BLOCK) {
             REAL t[BLOCK];
             int bit[BLOCK];
@@ -124,10 +126,14 @@ KERNEL NAME(march_count)(const REAL* rays_o, const REAL* rays_d, const REAL* shi
         const REAL *o = rays_o + 3 * ray, *d = rays_d + 3 * ray, shift = shifts[ray];
         unsigned short* words = hits + n_words * ray;
         REAL first = 0, far_t;
-        counts[ray] = !NAME(crosses)(o, d, bounds, shift, lattice, &first, &far_t)
-                          ? 0
-                          : is_plain ? NAME(find_hits)<true>(o, d, shift, cells, c, g, lattice, first, far_t, words, n_words)
-                                     : NAME(find_hits)<false>(o, d, shift, cells, c, g, lattice, first, far_t, words, n_words);
+        int n = 0;
+        if (NAME(crosses)(o, d, bounds, shift, lattice, &first, &far_t)) {
+            if (is_plain)
+                n = NAME(find_hits)<(BLOCK > 1)>(o, d, shift, cells, c, g, lattice, first, far_t, words, n_words);
+            else
+                n = NAME(find_hits)<false>(o, d, shift, cells, c, g, lattice, first, far_t, words, n_words);
+        }
+        counts[ray] = n;
         firsts[ray] = first;
     }
 }
@@ -140,9 +146,11 @@ KERNEL NAME(march_write)(const REAL* shifts, REAL step, REAL angle, REAL largest
     FOR_EACH(ray) {
         int64 at = packed_info[2 * ray];
         const int64 last = at + packed_info[2 * ray + 1];
+        UNROLL_IF_KNOWN(0)
         for (int word = 0; at < last; ++word) {
             const unsigned found = hits[n_words * ray + word];
             if (!found) continue;
+            UNROLL_IF_KNOWN(0)
             for (int k = 0; k < HITS_IN_WORD; k += BLOCK) {
                 REAL t_starts[BLOCK], t_ends[BLOCK];
                 NAME(samples_along)(firsts[ray], shifts[ray], lattice, HITS_IN_WORD * word + k, t_starts, t_ends);
