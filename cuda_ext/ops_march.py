@@ -63,9 +63,7 @@ def march(
     Raises: ValueError for bits that do not fit the resolution.
     """
     _check(bits, resolution)
-    ray_indices, t_starts, t_ends, packed_info = torch.ops.dreamfusion.march(
-        rays_o, rays_d, shifts, bounds, bits, resolution, step, angle
-    )
+    ray_indices, t_starts, t_ends, packed_info = torch.ops.dreamfusion.march(rays_o, rays_d, shifts, bounds, bits, resolution, step, angle)
     return ray_indices, t_starts, t_ends, packed_info
 
 

@@ -100,8 +100,8 @@ def march(
     shifts, bounds = shifts.to(rays_o.dtype), occupancy.bounds.to(rays_o.dtype)
     where = rays_o, rays_d, shifts, bounds, occupancy.bits, occupancy.resolution, step_size, cone_angle
     if is_fixed:
-        *found, n_found = ops_march.march_fixed(*where, max_samples)
-        return PackedSamples(*found, _left_out(found[3], n_found))
+        ray_indices, t_starts, t_ends, packed_info, n_found = ops_march.march_fixed(*where, max_samples)
+        return PackedSamples(ray_indices, t_starts, t_ends, packed_info, _left_out(packed_info, n_found))
     return PackedSamples(*ops_march.march(*where))
 
 
@@ -115,9 +115,12 @@ def _fixed_twin(samples: PackedSamples, max_samples: int) -> PackedSamples:
     kept, n_found = ops_march.shares(counts, max_samples)
     place = torch.arange(len(samples.t_starts), device=first.device) - first[samples.ray_indices]
     chosen = place < kept[samples.ray_indices]
-    three = samples.ray_indices, samples.t_starts, samples.t_ends
-    filled = ops_march.fill_up(*(torch.cat([some[chosen], some.new_zeros(max_samples)])[:max_samples] for some in three), kept.sum())
+    ray_indices, t_starts, t_ends = (
+        torch.cat([some[chosen], some.new_zeros(max_samples)])[:max_samples]
+        for some in (samples.ray_indices, samples.t_starts, samples.t_ends)
+    )
     packed_info = torch.stack([kept.cumsum(0) - kept, kept], dim=-1)
+    filled = ops_march.fill_up(ray_indices, t_starts, t_ends, kept.sum())
     return PackedSamples(*filled, packed_info, _left_out(packed_info, n_found))
 
 
@@ -177,9 +180,7 @@ def _occupied_along(rays_o: Tensor, rays_d: Tensor, t_mids: Tensor, occupancy: O
     return occupancy.cells().reshape(-1).index_select(0, flat.reshape(-1)).reshape(flat.shape)
 
 
-def _cascades_along(
-    rays_o: Tensor, rays_d: Tensor, t_mids: Tensor, occupancy: OccupancyGrid, lattice: Lattice
-) -> tuple[Tensor, Tensor]:
+def _cascades_along(rays_o: Tensor, rays_d: Tensor, t_mids: Tensor, occupancy: OccupancyGrid, lattice: Lattice) -> tuple[Tensor, Tensor]:
     """[R, S] int32: the finest cascade that a sample's middle lies in and whose cells are not smaller than its step; and 2 to its power."""
     reach = torch.zeros_like(t_mids)
     for axis in range(3):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cuda_ext import ops
 from cuda_ext.ops_occupancy import occupancy_update
-from engine.rendering.morton import morton_code, pack_cells, padded, unpack_cells
+from engine.rendering.morton import morton_code, pack_cells, unpack_cells
 
 # A ray that crosses the whole object through matter this thin keeps four fifths of its light; thinner is haze, not shape.
 DEFAULT_THRESHOLD = 0.2

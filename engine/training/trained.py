@@ -19,7 +19,7 @@ from engine.training.training_config import RenderConfig
 
 @dataclass(frozen=True)
 class TrainedField:
-    """The averaged field, the space it fills, and how finely it is looked at (world units between samples, and how they grow, see `march`)."""
+    """The averaged field, the space it fills, and how finely it is looked at (step and angle as of `march`)."""
 
     field: RadianceField
     occupancy: OccupancyGrid

@@ -84,6 +84,22 @@ def test_march_is_its_twin_and_in_ray_order(emulated: CudaKernels) -> None:
     assert torch.equal(found.packed_info, pack(found.ray_indices, rays_o.shape[0]))
 
 
+@pytest.mark.parametrize("cascades", [1, 3])
+@pytest.mark.parametrize("angle", [0.0, 0.05])
+def test_march_in_cascades_with_growing_steps_is_its_twin(cascades: int, angle: float, emulated: CudaKernels) -> None:
+    """In double precision, where no place lies on a cell's face by rounding: no sample may differ."""
+    occupancy = OccupancyGrid(24, cascades)
+    occupancy.update(lambda x: (x.norm(dim=-1) - 0.5).abs().lt(0.1).float(), 0, generator_of(1))
+    rays_o, rays_d = (rays.double() for rays in picture_rays())
+    shifts = torch.rand(len(rays_o), generator=generator_of(2))
+    found = march(rays_o, rays_d, occupancy, 0.04, cone_angle=angle, generator=generator_of(2))
+    wanted = _march_twin(rays_o, rays_d, shifts.double(), occupancy, ops_march.lattice_of(0.04, angle, 24))
+    assert len(found.t_starts) > 1000 and torch.equal(found.ray_indices, wanted.ray_indices)
+    assert torch.equal(found.packed_info, wanted.packed_info)
+    torch.testing.assert_close(found.t_starts, wanted.t_starts, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.t_ends, wanted.t_ends, rtol=0, atol=1e-12)
+
+
 def test_march_of_fixed_size_is_the_other_ones(emulated: CudaKernels) -> None:
     occupancy = OccupancyGrid(24)
     occupancy.update(lambda x: (x.norm(dim=-1) - 0.5).abs().lt(0.1).float(), 0, generator_of(1))
