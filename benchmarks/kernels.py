@@ -129,14 +129,14 @@ def composite(device: torch.device) -> Sides:
     return Sides(both_ways(lambda: ops.composite(densities, deltas, values, samples.packed_info)), both_ways(twin), n_bytes)
 
 
-def marching(device: torch.device) -> Sides:
-    rays_o, rays_d, occupancy, step_size = shell_rays(device)
+def marching(device: torch.device, cascades: int = 1, angle: float = 0.0) -> Sides:
+    rays_o, rays_d, occupancy, step_size = shell_rays(device, cascades)
     shifts = torch.full((len(rays_o),), 0.5, device=device)
     given, resolution = (rays_o, rays_d, shifts, occupancy.bounds, occupancy.bits), occupancy.resolution
     return Sides(
-        lambda: march(*given, resolution, step_size),
-        lambda: _march_twin(rays_o, rays_d, shifts, occupancy, lattice_of(step_size, 0.0, resolution)),
-        size_of(*given, *march(*given, resolution, step_size)),
+        lambda: march(*given, resolution, step_size, angle),
+        lambda: _march_twin(rays_o, rays_d, shifts, occupancy, lattice_of(step_size, angle, resolution)),
+        size_of(*given, *march(*given, resolution, step_size, angle)),
     )
 
 
@@ -222,6 +222,8 @@ CASES: dict[str, Callable[[torch.device], Sides]] = {
     "grid variation, 16 x 2^19": lambda device: grid_variation(device, 16, 19, 2048),
     "composite": composite,
     "march": marching,
+    "march, 2 cascades": lambda device: marching(device, 2),
+    "march, 2 cascades, cone of 1/256": lambda device: marching(device, 2, 1 / 256),
     "dense table": table_layout,
     "dense field": dense_field,
     "frequency, 6 bands": lambda device: frequency(device, 6, both_ways=True),

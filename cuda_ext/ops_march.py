@@ -59,7 +59,7 @@ def march(
         rays_o, rays_d: [R, 3]. shifts: [R] in [0, 1), moves each ray's lattice. bounds: [2, 3] in [-1, 1], box round all occupied cells.
         bits: [C, P^3 / 8] uint8, the occupied cells in Morton order (see engine.rendering.morton), of [-2^-c, 2^-c]^3 for c = 0, 1, …
         resolution: cells per axis, 2..256. step, angle: > 0 and >= 0, see `lattice_of`.
-    A sample's cell is that of its middle, in the finest cascade which that lies in and whose cells are not smaller than the step there.
+    A sample's cell is that of its middle, in the finest cascade which that lies in and whose cells are longer than the step there.
     Raises: ValueError for bits that do not fit the resolution.
     """
     _check(bits, resolution)

@@ -57,7 +57,7 @@ DEVICE void NAME(samples_along)(REAL first, REAL shift, NAME(Lattice) lattice, i
 // The samples' middles, and the bits of the cells that these lie in. IS_PLAIN: there is one cascade and one size of steps.
 template <bool IS_PLAIN>
 DEVICE void NAME(cells_along)(const REAL* o, const REAL* d, REAL first, REAL shift, NAME(Lattice) lattice, int k, int resolution,
-                              int cascades, REAL* t, int* bit) {
+                              int cascades, int n_bits, REAL* t, int* bit) {
     const REAL half = (REAL)resolution / 2, last = (REAL)resolution - (REAL)0.5;
     if constexpr (IS_PLAIN) {
         const REAL start[3] = {(o[0] + 1) * half, (o[1] + 1) * half, (o[2] + 1) * half}, slope[3] = {d[0] * half, d[1] * half, d[2] * half};
@@ -69,32 +69,36 @@ DEVICE void NAME(cells_along)(const REAL* o, const REAL* d, REAL first, REAL shi
         }
         return;
     }
-    int side = 1;
-    while (side < resolution) side *= 2;
-    REAL t_starts[BLOCK], t_ends[BLOCK];
-    NAME(samples_along)(first, shift, lattice, k, t_starts, t_ends);
+    if (lattice.angle == 0)
+        FOR_EACH_LANE(lane, BLOCK) t[lane] = (first + (REAL)(k + lane) + shift) * lattice.step;
+    else {
+        REAL t_starts[BLOCK], t_ends[BLOCK];
+        NAME(samples_along)(first, shift, lattice, k, t_starts, t_ends);
+        FOR_EACH_LANE(lane, BLOCK) t[lane] = (t_starts[lane] + t_ends[lane]) / 2;
+    }
     FOR_EACH_LANE(lane, BLOCK) {
-        t[lane] = lattice.angle == 0 ? (first + (REAL)(k + lane) + shift) * lattice.step : (t_starts[lane] + t_ends[lane]) / 2;
         const REAL at[3] = {o[0] + d[0] * t[lane], o[1] + d[1] * t[lane], o[2] + d[2] * t[lane]};
         const REAL length = least(most(lattice.angle * t[lane], lattice.step), lattice.largest);
         REAL reach = 0, scale = 1;
         for (int axis = 0; axis < 3; ++axis) reach = most(reach, most(at[axis], -at[axis]));
-        int cascade = 0;  // the finest that the sample is in, and whose cells are not smaller than it
+        reach = most(reach, length * half);  // scale times this is below 1 where both are so
+        int cascade = 0;  // the finest that the sample's middle is in, and whose cells are longer than it
         for (int c = 1; c < 4; ++c) {
-            const bool is_finer = (c < cascades) & (2 * scale * reach < 1) & (2 * scale * half * length <= 1);
+            const bool is_finer = (c < cascades) & (2 * scale * reach < 1);
             cascade += is_finer;
             scale = is_finer ? 2 * scale : scale;
         }
         int cell[3];
         for (int axis = 0; axis < 3; ++axis) cell[axis] = (int)least(most((scale * at[axis] + 1) * half, (REAL)0), last);
-        bit[lane] = cascade * side * side * side + morton_code(cell[0], cell[1], cell[2]);
+        bit[lane] = cascade * n_bits + morton_code(cell[0], cell[1], cell[2]);
     }
 }
 
 template <bool IS_PLAIN>
 CALLED int NAME(find_hits)(const REAL* o, const REAL* d, REAL shift, const byte* cells, int cascades, int resolution, NAME(Lattice) lattice,
                            REAL first, REAL far_t, unsigned short* hits, int64 n_words) {
-    int n = 0;
+    int n = 0, side = 1;
+    while (side < resolution) side *= 2;
     bool is_inside = true;
     UNROLL_IF_KNOWN(0)
     for (int word = 0; is_inside && word < n_words; ++word) {
@@ -104,7 +108,7 @@ CALLED int NAME(find_hits)(const REAL* o, const REAL* d, REAL shift, const byte*
             REAL t[BLOCK];
             int bit[BLOCK];
             unsigned eight[BLOCK];
-            NAME(cells_along)<IS_PLAIN>(o, d, first, shift, lattice, HITS_IN_WORD * word + k, resolution, cascades, t, bit);
+            NAME(cells_along)<IS_PLAIN>(o, d, first, shift, lattice, HITS_IN_WORD * word + k, resolution, cascades, side * side * side, t, bit);
             FOR_EACH_LANE(lane, BLOCK) eight[lane] = cells[bit[lane] >> 3];
             FOR_EACH_LANE(lane, BLOCK) found |= (eight[lane] >> (bit[lane] & 7) & (t[lane] < far_t)) << (k + lane);
             is_inside = t[BLOCK - 1] < far_t;

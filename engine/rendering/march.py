@@ -68,7 +68,7 @@ def march(
 ) -> PackedSamples:
     """All samples of rays that lie in occupied cells of [-1, 1]^3.
 
-    A sample belongs to the cell that its middle lies in, of the finest cascade there whose cells are not smaller than its step.
+    A sample belongs to the cell that its middle lies in, of the finest cascade there whose cells are longer than it.
 
     Args:
         rays_o, rays_d: [R, 3] float32, directions of unit length.
@@ -181,12 +181,12 @@ def _occupied_along(rays_o: Tensor, rays_d: Tensor, t_mids: Tensor, occupancy: O
 
 
 def _cascades_along(rays_o: Tensor, rays_d: Tensor, t_mids: Tensor, occupancy: OccupancyGrid, lattice: Lattice) -> tuple[Tensor, Tensor]:
-    """[R, S] int32: the finest cascade that a sample's middle lies in and whose cells are not smaller than its step; and 2 to its power."""
+    """[R, S] int32: the finest cascade that a sample's middle lies in and whose cells are longer than it; and 2 to its power."""
     reach = torch.zeros_like(t_mids)
     for axis in range(3):
         reach = torch.maximum(reach, torch.addcmul(rays_o[:, axis, None], rays_d[:, axis, None], t_mids).abs_())
     length = (lattice.angle * t_mids).clamp(lattice.step, lattice.largest)
     cascade = torch.zeros_like(t_mids, dtype=torch.int32)
     for c in range(1, occupancy.cascades):
-        cascade += (reach * 2.0**c < 1.0) & (length * (2.0**c * occupancy.resolution / 2) <= 1.0)
+        cascade += (reach * 2.0**c < 1.0) & (length * (2.0**c * occupancy.resolution / 2) < 1.0)
     return cascade, (2.0**cascade).to(t_mids.dtype)

@@ -107,7 +107,7 @@ def test_march_looks_into_the_finest_cascade_that_a_step_does_not_overstep(step:
     for at in rays_o[:, None] + t_mids[:, None] * rays_d[:, None]:
         reach = at.abs().amax(dim=-1)
         for cascade in (2, 1, 0):
-            if cascade and step > 0.125 / 2**cascade:
+            if cascade and step >= 0.125 / 2**cascade:
                 continue
             here = reach < 2.0**-cascade
             place = ((at[here] * 2**cascade + 1) * 8).long().clamp(0, 15)
