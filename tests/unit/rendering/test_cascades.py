@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cuda_ext import ops
 from cuda_ext.cpu import find_kernels
 from cuda_ext.ops_march import Lattice, lattice_of
+from cuda_ext.ops_occupancy import occupancy_update
 from engine.rendering.march import PackedSamples, _distance_at, _march_twin, _place_of, march
+from engine.rendering.morton import unpack_cells
 from engine.rendering.occupancy import OccupancyGrid
 from engine.scene.cameras import camera_rays, orbit_cameras
 
@@ -228,3 +231,36 @@ def test_bits_that_do_not_fit_are_refused() -> None:
     for bits, resolution in ((occupancy.bits, 20), (occupancy.bits[0], 16), (occupancy.bits.char(), 16)):
         with pytest.raises(ValueError, match=r"bits must be \[1\.\.4, \d+\] uint8 for"):
             march_op(rays_o, rays_d, torch.zeros(len(rays_o)), occupancy.bounds, bits, resolution, 0.1)
+
+
+@needs_kernels
+@pytest.mark.parametrize("cascades", [1, 2])
+def test_a_look_reads_nothing_back(cascades: int) -> None:
+    """So that nobody waits for the device."""
+    occupancy, read = OccupancyGrid(16, cascades), []
+
+    class Reads(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if str(function).split(".")[1] in ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero"):
+                read.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    with Reads():
+        occupancy.update(thin_shell(), 1, generator(1))
+    assert not read and not occupancy.cells().all()
+
+
+@needs_kernels
+def test_threads_do_not_change_a_look() -> None:
+    """Their parts begin anywhere in a row of bytes."""
+    before, found = torch.rand(2, 2, 37, 37, 37, generator=generator(8)) ** 4
+    results, threads = [], torch.get_num_threads()
+    try:
+        for n in (1, 3):
+            torch.set_num_threads(n)
+            results.append(occupancy_update(before, found, 0.85, torch.tensor(0.9)))
+    finally:
+        torch.set_num_threads(threads)
+    for one, three in zip(*results):
+        assert torch.equal(one, three)
+    assert 0.1 < unpack_cells(results[0][1], 37).float().mean() < 0.9
