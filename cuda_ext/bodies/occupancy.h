@@ -11,7 +11,7 @@
 
 // max(decay * before, found) of a row's piece; beyond its ends the last cell again, which is a neighbour too.
 DEVICE void NAME(occupancy_row)(const REAL* before, const REAL* found, REAL decay, int64 z, int64 n, REAL* row) {
-    const bool is_whole = z + 2 * BLOCK <= n;
+    const bool is_whole = BLOCK > 1 && z + 2 * BLOCK <= n;
     for (int j = 0; j < 2 * BLOCK + 2; j += is_whole ? 2 * BLOCK + 1 : 1) {
         const int64 at = least(most(z + j - 1, (int64)0), n - 1);
         row[j] = most(before[at] * decay, found[at]);
@@ -42,13 +42,15 @@ KERNEL NAME(occupancy_update)(const REAL* before, const REAL* found, REAL decay,
         count = least(count, half - cube_z);
         UNROLL_IF_KNOWN(0)
         for (int dx = 0; dx < 4; ++dx) {
+            UNROLL_IF_KNOWN(0)
             for (int dy = 0; dy < 4; ++dy) {
                 const int64 row_x = least(most(x + dx - 1, (int64)0), n - 1), row_y = least(most(y + dy - 1, (int64)0), n - 1);
                 const int64 from = ((cascade * n + row_x) * n + row_y) * n;
                 NAME(occupancy_row)(before + from, found + from, decay, z, n, rows[dy]);
                 const bool is_own = (dx == 1 || dx == 2) && (dy == 1 || dy == 2) && x + dx - 1 < n && y + dy - 1 < n;
-                if (is_own)
-                    for (int j = 0; j < least(2 * (int)count, (int)(n - z)); ++j) densities[from + z + j] = rows[dy][1 + j];
+                if (!is_own) continue;
+                UNROLL_IF_KNOWN(0)
+                for (int j = 0; j < least(2 * (int)count, (int)(n - z)); ++j) densities[from + z + j] = rows[dy][1 + j];
             }
             NAME(threes)(rows, along_y[0][dx], along_y[1][dx]);
         }
