@@ -35,7 +35,8 @@ from benchmarks.rivals import print_rivals
 from benchmarks.shell import shell_rays, shell_samples
 from cuda_ext import ops
 from cuda_ext.ops_adan import adan_step
-from cuda_ext.ops_occupancy import occupancy_mark
+from cuda_ext.ops_march import lattice_of, march
+from cuda_ext.ops_occupancy import occupancy_update
 from cuda_ext.ops_table import dense_table
 from engine.fields.field import RadianceField, make_field, table_twin
 from engine.fields.field_config import FieldConfig
@@ -46,7 +47,7 @@ from engine.fields.levels import level_resolutions
 from engine.fields.spherical_harmonics import harmonics
 from engine.rendering.composite import accumulate, weights_from_density
 from engine.rendering.march import _march_twin
-from engine.rendering.occupancy import _mark_twin
+from engine.rendering.occupancy import _update_twin
 from engine.training.adan import _twin_step
 from engine.training.run_state import SMOOTH_PLACES
 
@@ -133,14 +134,14 @@ def composite(device: torch.device) -> Sides:
     return Sides(both_ways(lambda: ops.composite(densities, deltas, values, samples.packed_info)), both_ways(twin), n_bytes)
 
 
-def marching(device: torch.device) -> Sides:
-    rays_o, rays_d, occupancy, step_size = shell_rays(device)
+def marching(device: torch.device, cascades: int = 1, angle: float = 0.0) -> Sides:
+    rays_o, rays_d, occupancy, step_size = shell_rays(device, cascades)
     shifts = torch.full((len(rays_o),), 0.5, device=device)
-    given = (rays_o, rays_d, shifts, occupancy.bounds, occupancy.occupied_cells)
+    given, resolution = (rays_o, rays_d, shifts, occupancy.bounds, occupancy.bits), occupancy.resolution
     return Sides(
-        lambda: ops.march(*given, step_size),
-        lambda: _march_twin(rays_o, rays_d, shifts, occupancy, step_size),
-        size_of(*given, *ops.march(*given, step_size)),
+        lambda: march(*given, resolution, step_size, angle),
+        lambda: _march_twin(rays_o, rays_d, shifts, occupancy, lattice_of(step_size, angle, resolution)),
+        size_of(*given, *march(*given, resolution, step_size, angle)),
     )
 
 
@@ -212,10 +213,11 @@ def spherical(device: torch.device, degree: int, *, both_ways: bool) -> Sides:
     return Sides(run, without_kernels(run), size_of(x, cotangent) + both_ways * (size_of(cotangent) + 2 * size_of(x)))
 
 
-def occupancy_marks(device: torch.device) -> Sides:
-    densities, threshold = torch.rand(128, 128, 128, device=device), torch.tensor(0.97, device=device)
-    n_bytes = size_of(densities) + densities.numel()
-    return Sides(lambda: occupancy_mark(densities, threshold), lambda: _mark_twin(densities, threshold), n_bytes)
+def occupancy_look(device: torch.device) -> Sides:
+    before, found = torch.rand(2, 1, 128, 128, 128, device=device)
+    given = before, found, 0.85, torch.tensor(0.97, device=device)
+    n_bytes = size_of(before, found, *occupancy_update(*given))
+    return Sides(lambda: occupancy_update(*given), lambda: _update_twin(*given), n_bytes)
 
 
 def adan(device: torch.device) -> Sides:
@@ -240,6 +242,8 @@ CASES: dict[str, Callable[[torch.device], Sides]] = {
     "grid variation, 16 x 2^19": lambda device: grid_variation(device, 16, 19, 2048),
     "composite": composite,
     "march": marching,
+    "march, 2 cascades": lambda device: marching(device, 2),
+    "march, 2 cascades, cone of 1/256": lambda device: marching(device, 2, 1 / 256),
     "dense table": table_layout,
     "dense field": dense_field,
     "frequency, 6 bands": lambda device: frequency(device, 6, both_ways=True),
@@ -249,7 +253,7 @@ CASES: dict[str, Callable[[torch.device], Sides]] = {
     "spherical, degree 4": lambda device: spherical(device, 4, both_ways=True),
     "spherical, degree 8": lambda device: spherical(device, 8, both_ways=True),
     "spherical, degree 3, forward": lambda device: spherical(device, 3, both_ways=False),
-    "occupancy, 128^3": occupancy_marks,
+    "occupancy, 128^3": occupancy_look,
     "Adan, 12 M numbers": adan,
 }
 

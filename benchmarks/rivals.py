@@ -89,7 +89,7 @@ def march_pair(device: torch.device) -> Pair:
     nerfacc = importlib.import_module("nerfacc")
     rays_o, rays_d, occupancy, step_size = shell_rays(device)
     grid = nerfacc.OccGridEstimator([-1.0, -1.0, -1.0, 1.0, 1.0, 1.0], resolution=occupancy.resolution, levels=1).to(device)
-    grid.binaries = occupancy.occupied_cells[None].clone()
+    grid.binaries = occupancy.cells()
 
     def theirs() -> Any:
         return grid.sampling(rays_o, rays_d, render_step_size=step_size)

@@ -14,9 +14,9 @@ from engine.scene.cameras import camera_rays, orbit_cameras
 STEP_SIZE = 2 * math.sqrt(3) / 512
 
 
-def shell_rays(device: torch.device) -> tuple[Tensor, Tensor, OccupancyGrid, float]:
+def shell_rays(device: torch.device, cascades: int = 1) -> tuple[Tensor, Tensor, OccupancyGrid, float]:
     """Rays of four views of 64 px, and a 128^3 grid in which a thin ball's shell is occupied."""
-    occupancy = OccupancyGrid(128)
+    occupancy = OccupancyGrid(128, cascades)
     occupancy.update(lambda x: (x.norm(dim=-1) - 0.6).abs().lt(0.02).float(), 0, torch.Generator().manual_seed(0))
     angles = torch.tensor([0.0, 90.0, 180.0, 270.0])
     cameras = orbit_cameras(angles, torch.full((4,), 20.0), torch.full((4,), 2.9), torch.full((4,), 40.0))

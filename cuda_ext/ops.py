@@ -1,7 +1,7 @@
 """The kernels as torch operators, with gradients and shapes for torch.compile: torch.ops.dreamfusion.*
 
 Ask `serves(tensor)` first; where it says no, the caller runs its plain torch twin.
-Shapes: R rays, M packed samples, C channels, G cells per axis, N points per axis, W numbers of a table row.
+Shapes: R rays, M packed samples, C channels, N points per axis, W numbers of a table row.
 """
 
 from __future__ import annotations
@@ -28,9 +28,6 @@ _library.define(
     "composite_backward(Tensor deltas, Tensor values, Tensor packed_info, Tensor kept, Tensor weights, Tensor d_weights, "
     "Tensor d_sums) -> (Tensor, Tensor)"
 )
-_MARCH = "Tensor rays_o, Tensor rays_d, Tensor shifts, Tensor bounds, Tensor cells, float step"
-_library.define(f"march({_MARCH}) -> (Tensor, Tensor, Tensor)")
-_library.define(f"march_fixed({_MARCH}, int capacity) -> (Tensor, Tensor, Tensor, Tensor)")
 _library.define(
     "dense_field(Tensor table, int n, Tensor positions, int activation, float scale, float blob_density, float blob_radius, "
     "float mist) -> (Tensor, Tensor, Tensor, Tensor)"
@@ -155,101 +152,6 @@ def _composite_grad(ctx: Any, d_weights: Tensor | None, d_sums: Tensor | None, _
 
 
 torch.library.register_autograd("dreamfusion::composite", _composite_grad, setup_context=_keep_composite, lib=_library)
-
-
-# --- marching ------------------------------------------------------------------------------------------------------------------
-
-
-def march(rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float) -> tuple[Tensor, Tensor, Tensor]:
-    """ray_indices [M] int64, t_mids [M] and packed_info [R, 2] int64 of all lattice points in occupied cells, in ray order.
-
-    Args:
-        rays_o, rays_d: [R, 3]. shifts: [R] in [0, 1), moves each ray's lattice. bounds: [2, 3], box round all occupied cells.
-        cells: [G, G, G] bool, indexed x, y, z, of [-1, 1]^3. step: > 0, world units.
-    """
-    ray_indices, t_mids, packed_info = torch.ops.dreamfusion.march(rays_o, rays_d, shifts, bounds, cells, step)
-    return ray_indices, t_mids, packed_info
-
-
-def march_fixed(
-    rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float, capacity: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `march`, but ray_indices and t_mids have `capacity` >= 1 elements whatever the rays meet, and nobody waits for the device.
-
-    If there is more, each ray keeps the same share of its samples, from its front; behind the last ray's are copies of the first ones,
-    which are nobody's (see `composite`). R >= 1. Returns also the number of samples that there would be, a scalar.
-    """
-    ray_indices, t_mids, packed_info, found = torch.ops.dreamfusion.march_fixed(rays_o, rays_d, shifts, bounds, cells, step, capacity)
-    return ray_indices, t_mids, packed_info, found
-
-
-def shares(counts: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
-    """counts [R], less where their sum is above capacity: each the same share, rounded down; and the sum that they had."""
-    found = counts.sum()
-    return torch.where(found > capacity, counts * capacity // found.clamp(min=1), counts), found
-
-
-def fill_up(ray_indices: Tensor, t_mids: Tensor, n_samples: Tensor) -> tuple[Tensor, Tensor]:
-    """[C] both: behind the first n_samples (a scalar) the same ones over and over."""
-    source = torch.arange(len(t_mids), device=t_mids.device) % n_samples.clamp(min=1)
-    return ray_indices[source], t_mids[source]
-
-
-def _march_kernel(
-    rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    counts, write = _count(rays_o, rays_d, shifts, bounds, cells, step)
-    total = int(counts.sum())
-    return write(counts, cells.new_empty(total, dtype=torch.int64), rays_o.new_empty(total))
-
-
-def _march_fixed_kernel(
-    rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float, capacity: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    counts, write = _count(rays_o, rays_d, shifts, bounds, cells, step)
-    kept, found = shares(counts, capacity)
-    # Zeros: where no ray meets anything, the copies are of the first ray's origin.
-    ray_indices, t_mids, packed_info = write(kept, cells.new_zeros(capacity, dtype=torch.int64), rays_o.new_zeros(capacity))
-    return *fill_up(ray_indices, t_mids, kept.sum()), packed_info, found
-
-
-def _count(
-    rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float
-) -> tuple[Tensor, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]]:
-    """How many samples each ray has [R], and what writes so many of them as it is then told into ray_indices and t_mids."""
-    rays_o, rays_d, shifts, bounds, cells = _flat(rays_o, rays_d, shifts, bounds, cells)
-    n_rays, dtype, kernels = rays_o.shape[0], rays_o.dtype, _kernels(rays_o)
-    parts = kernels.parts(n_rays, RAYS_GRAIN)
-    where: tuple[Argument, ...] = (rays_o, rays_d, shifts, bounds, cells, cells.shape[0], float(step))
-    counts = cells.new_empty(n_rays, dtype=torch.int64)
-    starts = cells.new_empty(n_rays, dtype=torch.int32)
-    kernels.run("march_count", dtype, parts, lambda _part: (*where, counts, starts))
-
-    def write(kept: Tensor, ray_indices: Tensor, t_mids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        packed_info = torch.stack([kept.cumsum(0) - kept, kept], dim=-1)
-        kernels.run("march_write", dtype, parts, lambda _part: (*where, packed_info, starts, ray_indices, t_mids))
-        return ray_indices, t_mids, packed_info
-
-    return counts, write
-
-
-_implement("march", _march_kernel)
-_implement("march_fixed", _march_fixed_kernel)
-
-
-@torch.library.register_fake("dreamfusion::march", lib=_library)
-def _(rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float) -> tuple[Tensor, Tensor, Tensor]:
-    total = torch.library.get_ctx().new_dynamic_size()
-    index = cells.new_empty(total, dtype=torch.int64)
-    return index, rays_o.new_empty(total), cells.new_empty(rays_o.shape[0], 2, dtype=torch.int64)
-
-
-@torch.library.register_fake("dreamfusion::march_fixed", lib=_library)
-def _(
-    rays_o: Tensor, rays_d: Tensor, shifts: Tensor, bounds: Tensor, cells: Tensor, step: float, capacity: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    index = cells.new_empty(capacity, dtype=torch.int64)
-    return index, rays_o.new_empty(capacity), index.new_empty(rays_o.shape[0], 2), index.new_empty(())
 
 
 # --- a dense grid that is density and colour -----------------------------------------------------------------------------------

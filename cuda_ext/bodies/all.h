@@ -1,4 +1,5 @@
 #include "macros.h"
+#include "morton.h"
 #include "composite.h"
 #include "march.h"
 #include "dense_field.h"

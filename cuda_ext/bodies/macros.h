@@ -15,6 +15,7 @@ typedef unsigned char byte;
 #if defined(__CUDACC_RTC__) || defined(__CUDACC__)
 #define KERNEL extern "C" __global__ void
 #define DEVICE static __device__ __forceinline__
+#define CALLED DEVICE
 #define FOR_EACH(i) for (int64 i = begin + blockIdx.x * (int64)blockDim.x + threadIdx.x; i < end; i += (int64)gridDim.x * blockDim.x)
 #define BLOCK 1
 #define FOR_EACH_BLOCK(i, count) \
@@ -56,6 +57,8 @@ DEVICE float float_of_half(half bits) {
 #define KERNEL extern "C" __attribute__((visibility("default"))) void
 #endif
 #define DEVICE static inline __attribute__((always_inline))
+// A loop that has all registers to itself, where whatever stands round it would take some.
+#define CALLED static __attribute__((noinline))
 #define FOR_EACH(i) for (int64 i = begin; i < end; ++i)
 #define BLOCK 16
 #define FOR_EACH_BLOCK(i, count) for (int64 i = begin, count = 0; count = least((int64)BLOCK, end - i), i < end; i += count)
@@ -136,6 +139,14 @@ template <int n, typename T> struct alignas(n ? n * sizeof(T) : sizeof(T)) Row {
     T number[n ? n : 1];
 };
 template <int n, typename T> constexpr bool is_row = n && sizeof(T) == sizeof(half);
+
+// How many of the lowest sixteen bits are set, the others being zero.
+DEVICE int count_of_16(unsigned bits) {
+    bits -= bits >> 1 & 0x5555;
+    bits = (bits & 0x3333) + (bits >> 2 & 0x3333);
+    bits = (bits + (bits >> 4)) & 0x0F0F;
+    return (int)((bits + (bits >> 8)) & 0x1F);
+}
 
 // The block's triples, lane by lane. Lanes from count on repeat the last one: whole blocks need no second, slower loop for what is left.
 template <typename T> DEVICE void load_lanes(const T* triples, int64 count, T (*lanes)[BLOCK]) {

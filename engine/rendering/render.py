@@ -85,6 +85,7 @@ def render(
     occupancy: OccupancyGrid,
     *,
     step_size: float,
+    cone_angle: float = 0.0,
     background: Tensor,
     shading: str = "albedo",
     ambient_ratio: float = 1.0,
@@ -97,7 +98,7 @@ def render(
     """Images with gradient.
 
     Args:
-        step_size: distance between samples in world units.
+        step_size, cone_angle: distance between samples in world units, and what it is at least of the distance from the eye, see `march`.
         background: [B, H, W, 3] or [B, 3] in [0, 1].
         shading: albedo, lambertian, textureless or normal, see `shade`.
         ambient_ratio: 0..1, 1 = unlit.
@@ -122,7 +123,7 @@ def render(
     rays_o, rays_d = camera_rays(cameras, height, width, jitter=generator)
     n_rays = rays_o.shape[0]
     with_normals = with_normals or needs_normals(shading)
-    samples = march(rays_o, rays_d, occupancy, step_size, generator=generator, max_samples=max_samples)
+    samples = march(rays_o, rays_d, occupancy, step_size, cone_angle=cone_angle, generator=generator, max_samples=max_samples)
     with field.frozen():
         if prune:
             samples = visible_samples(field, rays_o, rays_d, samples)
@@ -162,6 +163,7 @@ def render_image(
     occupancy: OccupancyGrid,
     *,
     step_size: float,
+    cone_angle: float = 0.0,
     background: Tensor,
     shading: str = "albedo",
     ambient_ratio: float = 1.0,
@@ -178,7 +180,7 @@ def render_image(
     with field.frozen():
         for start in range(0, rays_o.shape[0], max_rays_per_chunk):
             part = slice(start, start + max_rays_per_chunk)
-            samples = march(rays_o[part], rays_d[part], occupancy, step_size)
+            samples = march(rays_o[part], rays_d[part], occupancy, step_size, cone_angle=cone_angle)
             sums = rays_o.new_zeros(rays_o[part].shape[0], 8 if with_normals else 5)
             for ray_indices, weights, found, t_mids, directions in _slabs(field, rays_o[part], rays_d[part], samples, with_normals):
                 light = -directions if light_direction is None else light_direction[(ray_indices + start) // (height * width)]

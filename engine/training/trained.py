@@ -14,15 +14,17 @@ from engine.rendering.render import PlainImages, render_image, step_size_for
 from engine.scene.cameras import Cameras
 from engine.schedule import scheduled
 from engine.training.checkpoint import Checkpoint
+from engine.training.training_config import RenderConfig
 
 
 @dataclass(frozen=True)
 class TrainedField:
-    """The averaged field, the space it fills, and how finely it is looked at (world units between samples)."""
+    """The averaged field, the space it fills, and how finely it is looked at (step and angle as of `march`)."""
 
     field: RadianceField
     occupancy: OccupancyGrid
     step_size: float
+    cone_angle: float = 0.0
 
     @property
     def device(self) -> torch.device:
@@ -47,6 +49,7 @@ class TrainedField:
             width,
             self.occupancy,
             step_size=self.step_size,
+            cone_angle=self.cone_angle,
             background=torch.ones(len(cameras), 3, device=self.device),
             shading=shading,
             ambient_ratio=ambient_ratio,
@@ -54,17 +57,22 @@ class TrainedField:
         )
 
 
+def half_steps(config: RenderConfig) -> tuple[float, float]:
+    """Step size and cone angle for pictures to look at: twice as fine as in training."""
+    return step_size_for(config.n_samples) / 2, config.cone_angle / 2
+
+
 def load_trained(config: JobConfig, checkpoint: Checkpoint, device: torch.device) -> TrainedField:
     """What the run of this checkpoint has trained; needs no diffusion model. Raises UserError if it is of other settings."""
     field = make_field(config.field, torch.Generator(device=device)).requires_grad_(False)
-    occupancy = OccupancyGrid(config.render.occupancy_resolution).to(device)
+    occupancy = OccupancyGrid(config.render.occupancy_resolution, config.render.occupancy_cascades).to(device)
     try:
         field.load_state_dict(checkpoint.parts["ema"])
-        if checkpoint.parts["occupancy"]["densities"].shape == occupancy.densities.shape:  # else all of space is looked at
+        if occupancy.fits(checkpoint.parts["occupancy"]):  # else all of space is looked at
             occupancy.load_state_dict(checkpoint.parts["occupancy"])
     except (KeyError, RuntimeError, ValueError) as error:
         raise UserError(
             "The checkpoint does not fit this job's settings.", "Make the job again in another folder.", "checkpoint"
         ) from error
     field.max_level = scheduled(config.training.max_level, checkpoint.meta["step"], config.training.n_steps)
-    return TrainedField(field, occupancy, step_size_for(config.render.n_samples) / 2)
+    return TrainedField(field, occupancy, *half_steps(config.render))

@@ -22,7 +22,7 @@ from engine.training.ema import Ema
 from engine.training.losses import entropy_loss, opacity_loss, orientation_loss, smoothness_loss, tv_loss
 from engine.training.reference import KnownView
 from engine.training.run_state import OPTIMIZERS, SMOOTH_PLACES, RunState, StepReport, Teacher
-from engine.training.trained import TrainedField
+from engine.training.trained import TrainedField, half_steps
 
 
 class Trainer(RunState):
@@ -49,7 +49,7 @@ class Trainer(RunState):
             self.field.max_level = self.at(cfg.training.max_level)
             self.initialise(self.field)
         self.ema: Ema[RadianceField] = Ema(self.field, cfg.training.ema_decay)
-        self.occupancy = OccupancyGrid(cfg.render.occupancy_resolution).to(self.device)
+        self.occupancy = OccupancyGrid(cfg.render.occupancy_resolution, cfg.render.occupancy_cascades).to(self.device)
         self.optimizer = OPTIMIZERS[cfg.optimizer.method](self.field.parameter_groups(1.0, cfg.optimizer.weight_decay), 1.0)
 
     def train_step(self) -> StepReport:
@@ -80,6 +80,7 @@ class Trainer(RunState):
             size,
             self.occupancy,
             step_size=self.step_size,
+            cone_angle=cfg.render.cone_angle,
             background=self._background(cameras, size) / clay,
             shading=shading,
             ambient_ratio=ambient_ratio,
@@ -101,7 +102,7 @@ class Trainer(RunState):
 
     @property
     def step_size(self) -> float:
-        """Length of a sample in world units."""
+        """Length of a sample in world units, of the shortest where there is a cone angle."""
         return step_size_for(self.config.render.n_samples)
 
     def _set_level(self) -> None:
@@ -185,6 +186,7 @@ class Trainer(RunState):
             size,
             self.occupancy,
             step_size=self.step_size,
+            cone_angle=self.config.render.cone_angle,
             background=background,
             generator=self.device_generator,
             with_normals=normal_weight > 0,
@@ -206,7 +208,7 @@ class Trainer(RunState):
     @property
     def trained(self) -> TrainedField:
         """What there is to look at by now; it changes with the next step."""
-        return TrainedField(self.ema.module, self.occupancy, self.step_size / 2)
+        return TrainedField(self.ema.module, self.occupancy, *half_steps(self.config.render))
 
     def _parts(self) -> dict[str, dict[str, Tensor]]:
         return {
@@ -219,5 +221,5 @@ class Trainer(RunState):
         parts = checkpoint.parts
         self.field.load_state_dict(parts["field"])
         self.ema.module.load_state_dict(parts["ema"])
-        if parts["occupancy"]["densities"].shape == self.occupancy.densities.shape:  # else of a coarser run: looked at anew
+        if self.occupancy.fits(parts["occupancy"]):  # else of a coarser run: looked at anew
             self.occupancy.load_state_dict(parts["occupancy"])

@@ -23,6 +23,12 @@ class RenderConfig:
     needs more, rays lose their far ends, and the job says so. 0: as many as there are. 0..100000000."""
     occupancy_resolution: int = 48
     """Cells per axis of the grid that remembers empty space. 16..256."""
+    occupancy_cascades: int = 1
+    """Grids of so many cells inside each other, each half as wide as the one round it: finer cells round the middle, where a step is no
+    longer than one of them. More than one asks for cells per axis that 4 divides. 1..4."""
+    cone_angle: float = 0.0
+    """What a sample's length is at least of its distance from the camera, since a pixel sees wider there, up to two cells of the grid that
+    remembers empty space: fewer samples, somewhat coarser. 0: all of one length. 0..0.2."""
     occupancy_every: int = 8
     """Steps between two looks at which space is empty. 1..1000."""
     background: Literal["random", "learned", "mixed", "solid"] = "random"
@@ -55,6 +61,15 @@ class RenderConfig:
         check_range("render.n-samples", self.n_samples, 8, 1024)
         check_range("render.max-samples", self.max_samples, 0, 100_000_000)
         check_range("render.occupancy-resolution", self.occupancy_resolution, 16, 256)
+        check_range("render.occupancy-cascades", self.occupancy_cascades, 1, 4)
+        if self.occupancy_cascades > 1 and self.occupancy_resolution % 4:
+            raise UserError(
+                f"render.occupancy-cascades is {self.occupancy_cascades}, but 4 does not divide the {self.occupancy_resolution} cells of "
+                "render.occupancy-resolution.",
+                f"Use --render.occupancy-resolution {self.occupancy_resolution // 4 * 4}.",
+                "option",
+            )
+        check_range("render.cone-angle", self.cone_angle, 0.0, 0.2)
         check_range("render.occupancy-every", self.occupancy_every, 1, 1000)
 
 

@@ -67,6 +67,8 @@ def test_configs_are_frozen():
         ("light.textureless_ratio", "0.9", "add up to 1.25, but must not exceed 1"),
         ("light.normal_ratio", "0,0.2,1,0.6", "At step .* light.normal-ratio add up to 1.0.*, but must not exceed 1"),
         ("render.background_color", "white", "render.background-color is 'white', but must be # and six hexadecimal digits"),
+        ("render.occupancy_cascades", "5", r"render.occupancy-cascades is 5, but must lie in 1\.\.4"),
+        ("render.cone_angle", "0.3", r"render.cone-angle is 0.3, but must lie in 0\.\.0.2"),
         ("field.encoding", "frequency", "waves need a network that reads them"),
         ("field.background_encoding", "sh", "field.background-encoding is 'sh', but must be one of frequency, spherical-harmonics"),
         ("field.background_degree", "9", r"field.background-degree is 9, but must lie in 1\.\.8"),
@@ -124,6 +126,13 @@ def test_what_trains_the_u_net_cannot_have_it_taken_apart():
 def test_a_solid_background_draws_no_grays():
     with pytest.raises(UserError, match="render.background is solid and draws nothing. Leave --render.gray-background out"):
         make_config("draft", {"render.background": "solid", "render.gray_background": "true"})
+
+
+def test_a_finer_grid_fits_into_the_cells_of_a_coarser_one():
+    settings = {"render.occupancy_cascades": "2", "render.occupancy_resolution": "50"}
+    with pytest.raises(UserError, match="but 4 does not divide the 50 cells of render.occupancy-resolution. Use .*resolution 48"):
+        make_config("draft", settings)
+    assert make_config("draft", settings | {"render.occupancy_cascades": "1"}).render.occupancy_resolution == 50
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_another_seed_draws_anew_and_the_same_goes_on(first, tmp_path):
 def test_a_finer_occupancy_grid_is_looked_at_anew(first, tmp_path):
     code, events = run(tmp_path / "more", going_on(first, render__occupancy_resolution=24))
     assert code == 0, events[-1]
-    assert tensors(tmp_path / "more")["occupancy"]["densities"].shape == (24, 24, 24)
+    assert tensors(tmp_path / "more")["occupancy"]["densities"].shape == (1, 24, 24, 24)
 
 
 def test_killed_at_once_it_resumes_from_its_own_copy_though_the_other_job_is_gone(first, tmp_path, monkeypatch):

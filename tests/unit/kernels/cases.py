@@ -12,7 +12,7 @@ from cuda_ext import ops
 from cuda_ext.ops_adan import adan_step
 from cuda_ext.ops_frequency import frequency_encode
 from cuda_ext.ops_grid_tv import grid_tv
-from cuda_ext.ops_occupancy import occupancy_mark
+from cuda_ext.ops_occupancy import occupancy_update
 from cuda_ext.ops_spherical import spherical_encode
 from cuda_ext.ops_table import dense_table
 from engine.fields.field import make_field, table_twin
@@ -23,7 +23,7 @@ from engine.fields.hash_grid import HashGrid
 from engine.fields.spherical_harmonics import harmonics_twin
 from engine.rendering.composite import accumulate, weights_from_density
 from engine.rendering.march import pack
-from engine.rendering.occupancy import _mark_twin
+from engine.rendering.occupancy import _update_twin
 from engine.training.adan import _twin_step
 
 # Enough for many blocks of threads, and few enough cells that hundreds of them add to the same place.
@@ -144,10 +144,10 @@ def dense_table_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) 
 
 
 def occupancy_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
-    """Rows that are no multiple of a block, and few cells above the threshold."""
-    densities = torch.rand(37, 37, 37, generator=generator_of(10)).to(device, dtype)
+    """Rows that are no multiple of a block or of two, two cascades, and few cells above the threshold."""
+    before, found = torch.rand(2, 2, 37, 37, 37, generator=generator_of(10)).to(device, dtype)
     threshold = torch.tensor(0.97).to(device, dtype)
-    return [(occupancy_mark if kernel else _mark_twin)(densities, threshold)]
+    return [*(occupancy_update if kernel else _update_twin)(before, found, 0.9, threshold)]
 
 
 def adan_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
@@ -182,6 +182,6 @@ CASES: dict[str, Callable[..., list[Tensor]]] = {
     "spherical_encode of 8": spherical_case(8),
     "grid_tv of 2": grid_tv_case(2, turned=False),
     "grid_tv of 3, number by number": grid_tv_case(3, turned=True),
-    "occupancy_mark": occupancy_case,
+    "occupancy_update": occupancy_case,
     "adan_step": adan_case,
 }

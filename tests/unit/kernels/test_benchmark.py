@@ -26,14 +26,14 @@ CPU = torch.device("cpu")
 def test_bytes_are_what_must_move() -> None:
     n_samples, n_rays = len(shell_samples(CPU)[0].t_starts), 4 * 64 * 64
     by_hand = {
-        "occupancy, 128^3": 128**3 * (4 + 1),
+        "occupancy, 128^3": 128**3 * 4 * 3 + 128**3 // 8,
         "Adan, 12 M numbers": 12_000_000 * 4 * 11,
         "dense table": 2 * 4 * 65**3 * (4 + 7),
         "composite": n_samples * (2 * 4 * (1 + 1 + 5 + 1) + 4 * (1 + 5)) + n_rays * 2 * (16 + 20),
         "spherical, degree 3, forward": 65_536 * 4 * (3 + 9),
         "spherical, degree 4": 65_536 * 4 * (3 + 16 + 3 + 16 + 3),
-        # rays, the grid and its bounds in; ray index, middle, first and number out
-        "march": n_rays * 28 + 128**3 + 24 + n_samples * 12 + n_rays * 16,
+        # rays, the grid's bits and its bounds in; ray index, start, end, first and number out
+        "march": n_rays * 28 + 128**3 // 8 + 24 + n_samples * 16 + n_rays * 16,
     }
     assert {name: kernels.CASES[name](CPU).n_bytes for name in by_hand} == by_hand
 
@@ -50,7 +50,7 @@ def test_the_command_prints_shares_and_says_what_is_not_measured(
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if re.match(r"\| (occupancy|march)", line)]
     assert [row[0] for row in rows] == ["occupancy, 128^3", "march", "march / nerfacc"]
     milliseconds, megabytes, share = float(rows[0][1]), float(rows[0][6]), float(rows[0][7].rstrip("%"))
-    assert megabytes == 10.5 and share == pytest.approx(100 * 1.05 / milliseconds, rel=0.05, abs=1)
+    assert megabytes == 25.4 and share == pytest.approx(100 * 2.54 / milliseconds, rel=0.05, abs=1)
     assert rows[2][1] == "not measured: asks for --device cuda and an NVIDIA GPU"
     assert "| composite / numba | not measured: asks for pip install numba (" in out
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -144,7 +144,7 @@ class OccGridEstimator(nn.Module):
 
     def sampling(self, rays_o: Tensor, rays_d: Tensor, render_step_size: float) -> tuple[Tensor, Tensor, Tensor]:
         occupancy = shell_rays(CPU)[2]
-        assert torch.equal(self.binaries[0], occupancy.occupied_cells)
+        assert torch.equal(self.binaries, occupancy.cells())
         samples = march(rays_o, rays_d, occupancy, render_step_size)
         return samples.ray_indices, samples.t_starts, samples.t_ends
 

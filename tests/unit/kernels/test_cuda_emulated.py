@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cuda_ext import cuda, ops
+from cuda_ext import cuda, ops, ops_march
 from cuda_ext.cuda import BLOCK_THREADS, CudaKernels
 from cuda_ext.cuda_driver import Driver
 from cuda_ext.cuda_source import source_of
@@ -77,11 +77,27 @@ def test_march_is_its_twin_and_in_ray_order(emulated: CudaKernels) -> None:
     occupancy.update(lambda x: (x.norm(dim=-1) - 0.5).abs().lt(0.1).float(), 0, generator_of(1))
     rays_o, rays_d = picture_rays()
     found = march(rays_o, rays_d, occupancy, 0.07)
-    wanted = _march_twin(rays_o, rays_d, torch.full((rays_o.shape[0],), 0.5), occupancy, 0.07)
+    wanted = _march_twin(rays_o, rays_d, torch.full((rays_o.shape[0],), 0.5), occupancy, ops_march.lattice_of(0.07, 0.0, 24))
     # A place on a cell's face may round to either side; no more than that may differ.
     keys = [set(zip(s.ray_indices.tolist(), (s.t_starts / 0.07).round(decimals=2).tolist())) for s in (found, wanted)]
     assert len(keys[1]) > 1000 and len(keys[0] ^ keys[1]) <= 3
     assert torch.equal(found.packed_info, pack(found.ray_indices, rays_o.shape[0]))
+
+
+@pytest.mark.parametrize("cascades", [1, 3])
+@pytest.mark.parametrize("angle", [0.0, 0.05])
+def test_march_in_cascades_with_growing_steps_is_its_twin(cascades: int, angle: float, emulated: CudaKernels) -> None:
+    """In double precision, where no place lies on a cell's face by rounding: no sample may differ."""
+    occupancy = OccupancyGrid(24, cascades)
+    occupancy.update(lambda x: (x.norm(dim=-1) - 0.5).abs().lt(0.1).float(), 0, generator_of(1))
+    rays_o, rays_d = (rays.double() for rays in picture_rays())
+    shifts = torch.rand(len(rays_o), generator=generator_of(2))
+    found = march(rays_o, rays_d, occupancy, 0.04, cone_angle=angle, generator=generator_of(2))
+    wanted = _march_twin(rays_o, rays_d, shifts.double(), occupancy, ops_march.lattice_of(0.04, angle, 24))
+    assert len(found.t_starts) > 1000 and torch.equal(found.ray_indices, wanted.ray_indices)
+    assert torch.equal(found.packed_info, wanted.packed_info)
+    torch.testing.assert_close(found.t_starts, wanted.t_starts, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.t_ends, wanted.t_ends, rtol=0, atol=1e-12)
 
 
 def test_march_of_fixed_size_is_the_other_ones(emulated: CudaKernels) -> None:
@@ -156,8 +172,8 @@ def test_operators_compile_without_a_graph_break(backend: str, emulated: CudaKer
             return densities
         weights, sums = ops.composite(densities * 2, deltas, values, packed_info)
         shifts = torch.full((rays_o.shape[0],), 0.5)
-        _, t_mids, _ = ops.march(rays_o, rays_d, shifts, occupancy.bounds, occupancy.occupied_cells, 0.1)
-        return weights.sum() + sums.sin().sum() + t_mids.mean()
+        _, t_starts, _, _ = ops_march.march(rays_o, rays_d, shifts, occupancy.bounds, occupancy.bits, 8, 0.1)
+        return weights.sum() + sums.sin().sum() + t_starts.mean()
 
     torch._dynamo.reset()
     render_compiled: Callable[..., Tensor] = torch.compile(render, fullgraph=True, backend=backend)

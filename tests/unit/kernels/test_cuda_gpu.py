@@ -11,6 +11,7 @@ import torch
 
 from cuda_ext import ops
 from cuda_ext.cuda import find_cuda_kernels
+from cuda_ext.ops_march import lattice_of
 from engine.rendering.march import _march_twin, march
 from engine.rendering.occupancy import OccupancyGrid
 from engine.scene.cameras import camera_rays, orbit_cameras
@@ -45,10 +46,24 @@ def test_march_is_its_twin() -> None:
     cameras = orbit_cameras(*(torch.tensor(value) for value in ([20.0, 170.0], [10.0, -60.0], [2.9, 3.0], [40.0, 45.0])))
     rays_o, rays_d = (rays.to(GPU) for rays in camera_rays(cameras, 64, 64))
     found = march(rays_o, rays_d, occupancy, 0.03)
-    wanted = _march_twin(rays_o, rays_d, torch.full((rays_o.shape[0],), 0.5, device=GPU), occupancy, 0.03)
+    wanted = _march_twin(rays_o, rays_d, torch.full((rays_o.shape[0],), 0.5, device=GPU), occupancy, lattice_of(0.03, 0.0, 64))
     keys = [set(zip(s.ray_indices.tolist(), (s.t_starts / 0.03).round(decimals=2).tolist())) for s in (found, wanted)]
     # A place on a cell's face may round to either side.
     assert len(keys[1]) > 10_000 and len(keys[0] ^ keys[1]) <= len(keys[1]) // 1000
+
+
+@pytest.mark.parametrize("cascades", [1, 3])
+@pytest.mark.parametrize("angle", [0.0, 0.05])
+def test_march_in_cascades_with_growing_steps_is_its_twin(cascades: int, angle: float) -> None:
+    occupancy = OccupancyGrid(64, cascades).to(GPU)
+    occupancy.update(lambda x: (x.norm(dim=-1) - 0.5).abs().lt(0.1).float(), 0, generator_of(1))
+    cameras = orbit_cameras(*(torch.tensor(value) for value in ([20.0, 170.0], [10.0, -60.0], [2.9, 3.0], [40.0, 45.0])))
+    rays_o, rays_d = (rays.to(GPU).double() for rays in camera_rays(cameras, 64, 64))
+    found = march(rays_o, rays_d, occupancy, 0.01, cone_angle=angle)
+    shifts = torch.full((rays_o.shape[0],), 0.5, device=GPU, dtype=torch.float64)
+    wanted = _march_twin(rays_o, rays_d, shifts, occupancy, lattice_of(0.01, angle, 64))
+    assert len(found.t_starts) > 5_000 and torch.equal(found.packed_info, wanted.packed_info)
+    torch.testing.assert_close(found.t_ends, wanted.t_ends, rtol=0, atol=1e-12)
 
 
 def test_kernels_wait_for_their_own_stream() -> None:

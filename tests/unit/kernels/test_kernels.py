@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from cuda_ext import ops
+from cuda_ext import ops, ops_march
 from cuda_ext.build import RECORD, source_hash
 from cuda_ext.cpu import find_kernels, platform_name
 from cuda_ext.ops_adan import adan_step
@@ -120,7 +120,7 @@ def test_composite_of_weights_alone_has_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
-@pytest.mark.parametrize("name", ["occupancy_mark", "adan_step"])
+@pytest.mark.parametrize("name", ["occupancy_update", "adan_step"])
 def test_operator_without_gradient_is_its_twin(name: str, dtype: torch.dtype) -> None:
     for found, wanted in zip(*(CASES[name](torch.device("cpu"), dtype, kernel=kernel) for kernel in (True, False)), strict=True):
         torch.testing.assert_close(found, wanted)
@@ -160,7 +160,7 @@ def test_march_is_its_twin(jitter: bool) -> None:
     generator = seeded(2) if jitter else None
     found = march(rays_o, rays_d, occupancy, 0.07, generator=generator)
     shifts = torch.rand(rays_o.shape[0], generator=seeded(2)) if jitter else torch.full((rays_o.shape[0],), 0.5)
-    wanted = _march_twin(rays_o, rays_d, shifts, occupancy, 0.07)
+    wanted = _march_twin(rays_o, rays_d, shifts, occupancy, ops_march.lattice_of(0.07, 0.0, 24))
     # A place on a cell's face may round to either side; no more than that may differ.
     assert abs(len(found.t_starts) - len(wanted.t_starts)) <= 3
     keys = [set(zip(s.ray_indices.tolist(), (s.t_starts / 0.07).round(decimals=2).tolist())) for s in (found, wanted)]
@@ -181,7 +181,7 @@ def test_march_of_rays_along_axes_misses_and_an_empty_grid() -> None:
     rays_d = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
     counts = march(rays_o, rays_d, occupancy, 0.1).packed_info[:, 1].tolist()
     assert counts == [20, 10, 0, 0]
-    occupancy.occupied_cells.fill_(False)
+    occupancy.bits.zero_()
     assert march(rays_o, rays_d, occupancy, 0.1).t_starts.numel() == 0
     assert march(rays_o[:0], rays_d[:0], occupancy, 0.1).packed_info.shape == (0, 2)
 
@@ -192,7 +192,7 @@ def test_march_in_double_and_of_mixed_types() -> None:
     found = march(rays_o.double(), rays_d.double(), occupancy, 0.1)
     torch.testing.assert_close(found.t_starts.float(), wanted.t_starts)
     with pytest.raises(ValueError, match="one type"):
-        ops.march(rays_o.double(), rays_d, torch.tensor([0.5]), occupancy.bounds, occupancy.occupied_cells, 0.1)
+        ops_march.march(rays_o.double(), rays_d, torch.tensor([0.5]), occupancy.bounds, occupancy.bits, 8, 0.1)
 
 
 def noisy_field(activation: str) -> RadianceField:
@@ -259,7 +259,7 @@ def test_operators_pass_opcheck() -> None:
     rays_o, rays_d = torch.tensor([[0.1, -3.0, 0.1]]), torch.tensor([[0.0, 1.0, 0.0]])
     torch.library.opcheck(
         torch.ops.dreamfusion.march,
-        (rays_o, rays_d, torch.tensor([0.5]), occupancy.bounds, occupancy.occupied_cells, 0.1),
+        (rays_o, rays_d, torch.tensor([0.5]), occupancy.bounds, occupancy.bits, 8, 0.1, 0.0),
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -72,11 +74,18 @@ def test_double_precision_and_ptx_compile(compiler: Compiler) -> None:
 
 @needs_nvrtc
 def test_no_fused_multiply_adds(compiler: Compiler) -> None:
-    """march_count and march_write must see the same lattice: what one rounds twice the other may not round once."""
-    ptx = compiler.compile(source_of("f32"), "compute_80").decode()
-    march = ptx[ptx.index(".entry march_count_f32") : ptx.index(".entry march_write_f32")]
-    assert "mul.f32" in march or "mul.rn.f32" in march
-    assert "fma.rn.f32" not in march
+    """march_count and march_write must see the same lattice: what one rounds twice the other may not round once. Without CUDA's own
+    exponential and logarithm, which are made of such additions."""
+    source, nothing = source_of("f32"), {"expm1f(x)": "x", "logf(x)": "x"}
+    assert all(f"return {call};" in dict(source.headers)["macros.h"] for call in nothing)
+    headers = tuple(
+        (name, functools.reduce(lambda t, call: t.replace(call, nothing[call]), nothing, text)) for name, text in source.headers
+    )
+    ptx = compiler.compile(dataclasses.replace(source, headers=headers), "compute_80").decode()
+    for name in ("march_count_f32", "march_write_f32"):
+        (march,) = (entry for entry in ptx.split(".entry ")[1:] if entry.startswith(f"{name}("))
+        assert "mul.f32" in march or "mul.rn.f32" in march
+        assert "fma.rn.f32" not in march
 
 
 @needs_nvrtc
@@ -245,9 +254,9 @@ def test_from_bodies_to_a_launch(compiler: Compiler, emulated_gpu: Driver) -> No
         kernels, reason = cuda._make(0)
         assert reason == f"NVRTC {compiler.version[0]}.{compiler.version[1]} for sm_89, {how}"
         counts, bounds = torch.full((256,), -1), torch.tensor([[-1.0] * 3, [1.0] * 3])
-        cells = torch.ones(8, 8, 8, dtype=torch.bool)
-        starts = torch.full((256,), -1, dtype=torch.int32)
-        arguments = (rays_o, rays_d, torch.full((256,), 0.5), bounds, cells, 8, 0.1, counts, starts)
+        bits, firsts, hits = torch.full((1, 64), 255, dtype=torch.uint8), torch.zeros(256), torch.zeros(256, 4, dtype=torch.int16)
+        grid, lattice = (bits, 1, 8), (0.1, 0.0, 0.1, 0.0)
+        arguments = (rays_o, rays_d, torch.full((256,), 0.5), bounds, *grid, *lattice, counts, firsts, hits, 4)
         kernels.run("march_count", torch.float32, kernels.parts(256, 1), lambda _part, arguments=arguments: arguments)
         t_near, t_far = intersect_box(rays_o, rays_d, bounds)
         assert ((t_far - t_near) / 0.1 - counts).abs().max() <= 1

@@ -13,6 +13,7 @@ import cuda_ext.ops_adan
 import cuda_ext.ops_frequency
 import cuda_ext.ops_grid_tv
 import cuda_ext.ops_hash
+import cuda_ext.ops_march
 import cuda_ext.ops_occupancy
 import cuda_ext.ops_spherical
 import cuda_ext.ops_table  # noqa: F401  importing registers the operators
@@ -40,8 +41,8 @@ def marched() -> tuple[Any, ...]:
         torch.tensor([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]),
         torch.tensor([0.5, 0.5]),
         torch.tensor([[-1.0] * 3, [1.0] * 3]),
-        rand(8, 8, 8) > 0.3,
-        0.1,
+        (rand(2, 64) * 256).to(torch.uint8),
+        *(8, 0.1, 0.05),
     )
 
 
@@ -72,7 +73,7 @@ ARGUMENTS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "spherical_pull_backward": lambda: (rand(5, 3), rand(5, 9, seed=1), rand(5, 3, seed=2)),
     "grid_tv": lambda: (rand(91, 2, grad=True), rand(6, 3, seed=1), *LEVELS[:3]),
     "grid_tv_backward": lambda: (rand(2, 91).t(), rand(6, 3, seed=1), rand(3, 6, seed=2), *LEVELS[:3]),
-    "occupancy_mark": lambda: (rand(5, 5, 5), torch.tensor(0.9)),
+    "occupancy_update": lambda: (rand(2, 5, 5, 5), rand(2, 5, 5, 5, seed=1), 0.9, torch.tensor(0.9)),
     "adan_step": lambda: (*(rand(20, seed=k) for k in range(6)), 0.98, 0.92, 0.99, 1e-2, 1e-2, 0.5, 1e-8, 1.0),
 }
 

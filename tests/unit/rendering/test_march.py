@@ -111,7 +111,7 @@ def test_occupancy_never_drops_occupied_space(step: int) -> None:
     for k in range(0, 6):
         grid.update(density_at, step * k, draws)
         assert grid.occupied(inside).all()
-    assert grid.occupied_cells.float().mean() < 0.15
+    assert grid.cells()[0].float().mean() < 0.15
 
 
 def test_occupancy_forgets_what_is_gone_and_fits_its_box() -> None:
@@ -120,16 +120,16 @@ def test_occupancy_forgets_what_is_gone_and_fits_its_box() -> None:
     draws = generator(1)
     for step in range(1, 60):
         grid.update(ball(0.2), step, draws)
-    assert grid.occupied_cells.sum() < 0.2 * 16**3
+    assert grid.cells()[0].sum() < 0.2 * 16**3
     assert (grid.bounds.abs() < wide.abs()).all()
-    where = grid.occupied_cells.nonzero()
+    where = grid.cells()[0].nonzero()
     torch.testing.assert_close(grid.bounds[0], where.amin(0) * (2 / 16) - 1)
     torch.testing.assert_close(grid.bounds[1], (where.amax(0) + 1) * (2 / 16) - 1)
 
 
 def test_occupancy_of_nothing_keeps_everything() -> None:
     """An empty field must stay visible to the optimizer, or it could never come back."""
-    assert grid_with(lambda x: torch.zeros(len(x))).occupied_cells.all()
+    assert grid_with(lambda x: torch.zeros(len(x))).cells().all()
 
 
 def test_occupancy_outside_the_box_is_empty() -> None:
@@ -140,7 +140,7 @@ def test_occupancy_comes_back_from_its_state_dict() -> None:
     grid = grid_with(ball(0.5), 12)
     other = OccupancyGrid(12)
     other.load_state_dict(grid.state_dict())
-    assert torch.equal(other.occupied_cells, grid.occupied_cells) and torch.equal(other.bounds, grid.bounds)
+    assert torch.equal(other.cells(), grid.cells()) and torch.equal(other.bounds, grid.bounds)
     assert torch.equal(other.densities, grid.densities)
 
 

@@ -105,7 +105,7 @@ def test_pictures_and_gradients_are_those_of_all_samples(kernels: bool) -> None:
 
 def test_where_no_ray_meets_anything_there_is_nothing(kernels: bool) -> None:
     occupancy = shell()
-    occupancy.occupied_cells.fill_(False)
+    occupancy.bits.zero_()
     out, gradients = rendered(100, occupancy)
     assert len(out.weights) == 100 and not out.weights.any() and not out.image.any() and out.left_out == 0
     assert not any(part.any() for part in gradients)
