@@ -53,6 +53,7 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("densities", torch.zeros(shape))  # [C, G, G, G], indexed x, y, z
         self.register_buffer("bits", pack_cells(torch.ones(shape, dtype=torch.bool)))  # [C, P^3 / 8] uint8, see morton.py
         self.register_buffer("bounds", torch.tensor([[-1.0] * 3, [1.0] * 3]))  # [2, 3], box round all occupied cells
+        self._unpacked = self.bits, -1, self.bits  # of which bits, of which of their versions, the cells
 
     @torch.no_grad()
     def update(self, density_at: Callable[[Tensor], Tensor], step: int, generator: torch.Generator) -> None:
@@ -105,8 +106,12 @@ class OccupancyGrid(nn.Module):
         self.bounds[1] = high * (2.0 / G) - 1.0
 
     def cells(self) -> Tensor:
-        """[C, G, G, G] bool, indexed x, y, z: the bits unpacked."""
-        return unpack_cells(self.bits, self.resolution)
+        """[C, G, G, G] bool, indexed x, y, z: the bits unpacked, once after each change. To be read only."""
+        bits, version, cells = self._unpacked
+        if bits is not self.bits or version != self.bits._version:
+            cells = unpack_cells(self.bits, self.resolution)
+            self._unpacked = self.bits, self.bits._version, cells
+        return cells
 
     def occupied(self, positions: Tensor) -> Tensor:
         """[M] bool: does each position [M, 3] lie in an occupied cell, of the finest cascade round it? False outside [-1, 1]^3."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from engine.rendering.morton import morton_code, pack_cells, padded, unpack_cells
+from engine.rendering.occupancy import OccupancyGrid
 
 
 @pytest.mark.parametrize("resolution", [2, 3, 8, 20, 37])
@@ -31,3 +32,17 @@ def test_codes_of_a_whole_grid_are_all_different() -> None:
     index = torch.arange(256)
     codes = morton_code(index[:, None, None], index[:, None], index[:64])
     assert len(codes.unique()) == 256 * 256 * 64 and int(codes.max()) < 1 << 24
+
+
+def test_a_grids_cells_follow_its_bits() -> None:
+    """They are unpacked once; whatever changes the bits must show, however it is done."""
+    grid, other = OccupancyGrid(8), OccupancyGrid(8)
+    assert grid.cells().all() and grid.cells() is grid.cells()
+    grid.bits.zero_()
+    assert not grid.cells().any()
+    grid.load_state_dict(other.state_dict())
+    assert grid.cells().all()
+    grid.bits = torch.zeros_like(grid.bits)
+    assert not grid.cells().any()
+    grid.update(lambda x: (x[:, 0] > 0.5).float(), 0, torch.Generator().manual_seed(0))
+    assert torch.equal(grid.cells(), unpack_cells(grid.bits, 8)) and grid.cells().any() and not grid.cells().all()
