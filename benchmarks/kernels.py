@@ -28,6 +28,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import trimesh
 from torch import Tensor
 
 from benchmarks.floor import copy_rate, wait
@@ -37,6 +38,7 @@ from cuda_ext import ops
 from cuda_ext.ops_adan import adan_step
 from cuda_ext.ops_march import lattice_of, march
 from cuda_ext.ops_occupancy import occupancy_update
+from cuda_ext.ops_raster import raster_fragments, raster_nearest
 from cuda_ext.ops_table import dense_table
 from engine.fields.field import RadianceField, make_field, table_twin
 from engine.fields.field_config import FieldConfig
@@ -45,9 +47,11 @@ from engine.fields.grid_variation import total_variation
 from engine.fields.hash_grid import HashGrid
 from engine.fields.levels import level_resolutions
 from engine.fields.spherical_harmonics import harmonics
+from engine.meshing.raster import NEAR, _fragments_twin, _nearest_twin, project
 from engine.rendering.composite import accumulate, weights_from_density
 from engine.rendering.march import _march_twin
 from engine.rendering.occupancy import _update_twin
+from engine.scene.cameras import orbit_cameras
 from engine.training.adan import _twin_step
 from engine.training.run_state import SMOOTH_PLACES
 
@@ -220,6 +224,31 @@ def occupancy_look(device: torch.device) -> Sides:
     return Sides(lambda: occupancy_update(*given), lambda: _update_twin(*given), n_bytes)
 
 
+def raster_view(device: torch.device) -> Sides:
+    """The nearest triangles of a ball of 82 000, at 512 x 512, as the mesh stage looks at one in each view."""
+    ball = trimesh.creation.icosphere(subdivisions=6, radius=0.8)
+    cameras = orbit_cameras(*(torch.tensor([number]) for number in (20.0, 15.0, 3.0, 40.0)))
+    pixels, depths = (torch.from_numpy(part[0][ball.faces]).to(device) for part in project(ball.vertices, cameras, 512, 512))
+    flat = pixels.cpu().numpy(), depths.cpu().numpy()
+    found = raster_nearest(pixels, depths, 512, 512, orthographic=False, near=NEAR)
+    return Sides(
+        lambda: raster_nearest(pixels, depths, 512, 512, orthographic=False, near=NEAR),
+        lambda: _nearest_twin(*flat, 512, 512, False),
+        size_of(pixels, depths, *found),
+    )
+
+
+def raster_texture(device: torch.device) -> Sides:
+    """Every point of a UV map of 10 082 triangles at which a texture of 1024 x 1024 is asked, four a texel."""
+    n, size = 71, 2048
+    points = torch.stack(torch.meshgrid(*[torch.linspace(20, size - 20, n + 1, dtype=torch.float64)] * 2, indexing="ij"), dim=-1)
+    a, b, c, d = points[:-1, :-1], points[1:, :-1], points[1:, 1:], points[:-1, 1:]
+    corners = torch.cat([torch.stack(three, dim=2).reshape(-1, 3, 2) for three in ((a, b, c), (a, c, d))]).to(device)
+    flat = corners.cpu().numpy()
+    n_bytes = size_of(corners, *raster_fragments(corners, size, size))
+    return Sides(lambda: raster_fragments(corners, size, size), lambda: _fragments_twin(flat, size, size), n_bytes)
+
+
 def adan(device: torch.device) -> Sides:
     """A step on the full hash grid's 12 million numbers."""
     grad, tensors = torch.randn(12_000_000, device=device), [torch.rand(12_000_000, device=device) for _ in range(5)]
@@ -255,6 +284,8 @@ CASES: dict[str, Callable[[torch.device], Sides]] = {
     "spherical, degree 3, forward": lambda device: spherical(device, 3, both_ways=False),
     "occupancy, 128^3": occupancy_look,
     "Adan, 12 M numbers": adan,
+    "raster, 82 000 triangles at 512^2": raster_view,
+    "raster, a UV map at 2048^2": raster_texture,
 }
 
 

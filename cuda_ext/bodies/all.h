@@ -10,3 +10,4 @@
 #include "spherical_harmonics.h"
 #include "occupancy.h"
 #include "adan.h"
+#include "raster.h"

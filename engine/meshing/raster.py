@@ -1,6 +1,7 @@
-"""A triangle rasteriser in numpy: which pixel centre lies in which triangle, exactly once.
+"""A triangle rasteriser: which pixel centre lies in which triangle, exactly once. By a kernel where there is one
+(`cuda_ext/ops_raster.py`), else by its twin here in numpy.
 
-Every triangle is cut into rows, every row into a span of pixels; both steps are one `repeat`, so there is no loop over
+The twin cuts every triangle into rows, every row into a span of pixels; both steps are one `repeat`, so there is no loop over
 triangles or pixels. An edge shared by two triangles is intersected with a row by the same floating-point operations for
 both (from its lower end to its higher one), and spans are half open, so a pixel centre belongs to exactly one of them.
 That makes the same code good for three things: silhouettes, z-buffered views of a mesh, and UV maps, where a texel that is
@@ -15,8 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from cuda_ext import ops
+from cuda_ext.ops_raster import raster_count, raster_fragments, raster_nearest
+from engine.rendering import surface_pixels
 from engine.scene.cameras import Cameras
 
 FloatArray = NDArray[np.floating]
@@ -29,7 +35,7 @@ NEAR = 1e-3
 
 @dataclass(frozen=True)
 class Fragments:
-    """Pixel centres covered by triangles, in triangle order.
+    """Pixel centres covered by triangles, those of one pixel in the order of the triangles.
 
     Attributes:
         pixel: [N] int64, row * width + column.
@@ -101,15 +107,32 @@ def covered_pixels(corners: FloatArray, height: int, width: int) -> tuple[IntArr
     Returns:
         pixel [N] and face [N], int64. Neighbours never share a pixel; triangles that overlap do.
     """
-    face, row, first, count = _spans(np.asarray(corners, np.float64), height, width)
-    span, column = _ranges(first, count)
-    return row[span] * width + column, face[span]
+    found = triangle_fragments(corners, height, width)
+    return found.pixel, found.face
 
 
 def triangle_fragments(corners: FloatArray, height: int, width: int) -> Fragments:
     """Like `covered_pixels`, with barycentric weights in the picture plane."""
-    corners = np.asarray(corners, np.float64)
-    pixel, face = covered_pixels(corners, height, width)
+    given = _exact(corners)
+    if not ops.serves(given):
+        return _fragments_twin(given.numpy(), height, width)
+    pixel, face, barycentric = raster_fragments(given, height, width)
+    return Fragments(pixel.numpy(), face.numpy(), barycentric.numpy())
+
+
+def _exact(numbers: FloatArray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(numbers, np.float64))
+
+
+def _covered_twin(corners: FloatArray, height: int, width: int) -> tuple[IntArray, IntArray]:
+    face, row, first, count = _spans(corners, height, width)
+    span, column = _ranges(first, count)
+    return row[span] * width + column, face[span]
+
+
+def _fragments_twin(corners: FloatArray, height: int, width: int) -> Fragments:
+    """What the kernel does, in numpy."""
+    pixel, face = _covered_twin(corners, height, width)
     a, b, c = (corners[face, i] for i in range(3))
     p = np.stack([pixel % width + 0.5, pixel // width + 0.5], axis=1)
     u, v, w = b - a, c - a, p - a
@@ -141,37 +164,73 @@ def silhouettes(vertices: FloatArray, faces: IntArray, cameras: Cameras, height:
     pixels, depth = project(vertices, cameras, height, width)
     result = np.zeros((len(cameras), height * width), dtype=bool)
     for view in range(len(cameras)):
-        visible = faces[(depth[view][faces] > NEAR).all(axis=1)]
-        result[view, covered_pixels(pixels[view][visible], height, width)[0]] = True
+        corners = _exact(pixels[view][faces[(depth[view][faces] > NEAR).all(axis=1)]])
+        if ops.serves(corners):
+            result[view] = raster_count(corners, height, width).numpy() > 0
+        else:
+            result[view, _covered_twin(corners.numpy(), height, width)[0]] = True
     return result.reshape(-1, height, width)
 
 
 def rasterize(vertices: FloatArray, faces: IntArray, cameras: Cameras, height: int, width: int) -> Raster:
     """Nearest triangle and its weights for every pixel. vertices [n, 3] in world space, faces [F, 3]; both sides are drawn."""
     pixels, depths = project(vertices, cameras, height, width)
-    n_views = len(cameras)
-    face = np.full((n_views, height * width), -1, dtype=np.int64)
-    barycentric = np.zeros((n_views, height * width, 3), dtype=np.float32)
-    depth = np.full((n_views, height * width), np.inf, dtype=np.float32)
-    for view in range(n_views):
-        kept = np.flatnonzero((depths[view][faces] > NEAR).all(axis=1))
-        found = triangle_fragments(pixels[view][faces[kept]], height, width)
-        corner_depth = depths[view][faces[kept[found.face]]]  # [N, 3]
-        if cameras.orthographic:
-            weights = found.barycentric
-            fragment_depth = (weights * corner_depth).sum(axis=1)
-        else:  # 1/depth is what varies linearly over the picture
-            inverse = found.barycentric / corner_depth
-            fragment_depth = 1 / inverse.sum(axis=1)
-            weights = inverse * fragment_depth[:, None]
-        # Far to near: of several writes to one pixel numpy keeps the last.
-        order = np.argsort(-fragment_depth, kind="stable")
-        target = found.pixel[order]
-        face[view, target] = kept[found.face[order]]
-        barycentric[view, target] = weights[order]
-        depth[view, target] = fragment_depth[order]
-    shape = (n_views, height, width)
-    return Raster(face.reshape(shape), barycentric.reshape(*shape, 3), depth.reshape(shape))
+    views = [_nearest(_exact(pixels[v][faces]), _exact(depths[v][faces]), height, width, cameras.orthographic) for v in range(len(cameras))]
+    face, barycentric, depth = (np.stack([view[k] for view in views]) for k in range(3))
+    shape = (len(cameras), height, width)
+    barycentric = barycentric.astype(np.float32).reshape(*shape, 3)
+    return Raster(face.reshape(shape), barycentric, depth.astype(np.float32).reshape(shape))
+
+
+def seen_triangles(vertices: Tensor, faces: Tensor, cameras: Cameras, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """face [V, H, W] int64 (-1: none) and depth [V, H, W] (inf: none) as of `rasterize`, where the vertices [n, 3] are: a mesh on a GPU
+    stays there. Without gradient."""
+    if not ops.serves(vertices):
+        found = rasterize(vertices.detach().cpu().numpy(), faces.cpu().numpy(), cameras.to("cpu"), height, width)
+        return torch.from_numpy(found.face).to(vertices.device), torch.from_numpy(found.depth).to(vertices.device)
+    # A GPU computes in what its kernels are compiled for already.
+    exact = vertices.detach().to(torch.float64 if vertices.device.type == "cpu" else torch.float32)
+    projection = surface_pixels.project(exact, cameras, height, width)
+    views = [
+        raster_nearest(pixels[faces], depths[faces], height, width, orthographic=cameras.orthographic, near=NEAR)
+        for pixels, depths in zip(projection.pixels, projection.depths)
+    ]
+    shape = (len(cameras), height, width)
+    face, depth = torch.stack([view[0] for view in views]), torch.stack([view[2] for view in views])
+    return face.reshape(shape), depth.to(vertices.dtype).reshape(shape)
+
+
+def _nearest(corners: Tensor, depths: Tensor, height: int, width: int, orthographic: bool) -> tuple[IntArray, FloatArray, FloatArray]:
+    """face [H * W], barycentric [H * W, 3] and depth [H * W] of one picture."""
+    if not ops.serves(corners):
+        return _nearest_twin(corners.numpy(), depths.numpy(), height, width, orthographic)
+    face, barycentric, depth = raster_nearest(corners, depths, height, width, orthographic=orthographic, near=NEAR)
+    return face.numpy(), barycentric.numpy(), depth.numpy()
+
+
+def _nearest_twin(
+    corners: FloatArray, depths: FloatArray, height: int, width: int, orthographic: bool
+) -> tuple[IntArray, FloatArray, FloatArray]:
+    """What the kernel does, in numpy."""
+    face = np.full(height * width, -1, dtype=np.int64)
+    barycentric, depth = np.zeros((height * width, 3)), np.full(height * width, np.inf)
+    kept = np.flatnonzero((depths > NEAR).all(axis=1))
+    found = _fragments_twin(corners[kept], height, width)
+    corner_depth = depths[kept[found.face]]  # [N, 3]
+    if orthographic:
+        weights = found.barycentric
+        fragment_depth = (weights * corner_depth).sum(axis=1)
+    else:  # 1/depth is what varies linearly over the picture
+        inverse = found.barycentric / corner_depth
+        fragment_depth = 1 / inverse.sum(axis=1)
+        weights = inverse * fragment_depth[:, None]
+    # Far to near: of several writes to one pixel numpy keeps the last.
+    order = np.argsort(-fragment_depth, kind="stable")
+    target = found.pixel[order]
+    face[target] = kept[found.face[order]]
+    barycentric[target] = weights[order]
+    depth[target] = fragment_depth[order]
+    return face, barycentric, depth
 
 
 def iou(a: BoolArray, b: BoolArray) -> float:

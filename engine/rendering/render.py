@@ -22,7 +22,7 @@ from engine.scene.cameras import Cameras, camera_rays
 # Below half of 1/255 a sample cannot change an 8-bit channel, so marching may stop there.
 MIN_VISIBLE_TRANSMITTANCE = 0.5 / 255
 # In training a ray ends where less light than this is left: a fortieth of 1/255, and a gradient that much fainter than the front's
-# (instant-ngp's number, 2201.05989, appendix E).
+# (the number of instant-ngp and torch-ngp).
 STOP_TRANSMITTANCE = 1e-4
 # Samples of a ray that are looked at before asking whether anything still passes: enough to keep the machine busy.
 SLAB_SAMPLES = 12

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from engine.meshing.raster import rasterize
+from engine.meshing.raster import seen_triangles
 from engine.rendering.antialias import Edges, antialias, edges_of
 from engine.rendering.render import expand_background
 from engine.rendering.shading import needs_normals, shade
@@ -68,11 +68,9 @@ def render_surface(
         background: [B, H, W, 3] or [B, 3] in [0, 1]. Other arguments: as `engine.rendering.render.render`.
     """
     n = len(cameras)
-    device = surface.vertices.device
-    seen = rasterize(surface.vertices.detach().cpu().numpy(), surface.faces.cpu().numpy(), cameras.to("cpu"), height, width)
-    plane_depth = torch.from_numpy(seen.depth).to(device)
+    seen, plane_depth = seen_triangles(surface.vertices, surface.faces, cameras, height, width)
     projection = project(surface.vertices, cameras, height, width)
-    pixels = surface_pixels(projection, surface.faces, torch.from_numpy(seen.face).to(device))
+    pixels = surface_pixels(projection, surface.faces, seen)
     # Detached: a color that slides over the surface would move it, and noise in colors would become noise in shape.
     positions = interpolate(surface.vertices, surface.faces, pixels).detach()
     toward = cameras.positions[pixels.view] - positions

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from engine.meshing.raster import rasterize
+from engine.meshing.raster import seen_triangles
 from engine.rendering.surface_pixels import face_normals, interpolate, project, smooth_normals, surface_pixels
 from engine.scene.cameras import Cameras
 from engine.training.surface_render import Surface
@@ -37,15 +37,14 @@ def depth_pictures(surface: Surface, cameras: Cameras, size: int) -> Tensor:
 
     MiDaS knows it up to scale and shift, so each picture has its own: from 1, what is nearest, to `FARTHEST`.
     """
-    seen = rasterize(surface.vertices.cpu().numpy(), surface.faces.cpu().numpy(), cameras.to("cpu"), size, size)
-    depth = torch.from_numpy(seen.depth)  # [B, S, S], inf where nothing is
+    _, depth = seen_triangles(surface.vertices, surface.faces, cameras, size, size)  # [B, S, S], inf where nothing is
     is_seen = depth.isfinite()
     nearness = -depth if cameras.orthographic else 1 / depth
     nearest = nearness.where(is_seen, nearness.new_tensor(-torch.inf)).amax(dim=(1, 2), keepdim=True)
     farthest = nearness.where(is_seen, nearness.new_tensor(torch.inf)).amin(dim=(1, 2), keepdim=True)
     share = (nearest - nearness) / (nearest - farthest).clamp(min=1e-6)
     picture = torch.where(is_seen, 1 - (1 - FARTHEST) * share, 0.0)
-    return picture[..., None].expand(-1, -1, -1, 3).to(surface.vertices.device)
+    return picture[..., None].expand(-1, -1, -1, 3)
 
 
 @torch.no_grad()
@@ -53,8 +52,8 @@ def normal_pictures(surface: Surface, cameras: Cameras, size: int) -> Tensor:
     """0.5 + 0.5 n in the camera's axes: red right, green up, blue towards the camera; where nothing is, a wall that faces it."""
     device, n = surface.vertices.device, len(cameras)
     cameras = cameras.to(device)
-    seen = rasterize(surface.vertices.cpu().numpy(), surface.faces.cpu().numpy(), cameras.to("cpu"), size, size)
-    pixels = surface_pixels(project(surface.vertices, cameras, size, size), surface.faces, torch.from_numpy(seen.face).to(device))
+    seen, _ = seen_triangles(surface.vertices, surface.faces, cameras, size, size)
+    pixels = surface_pixels(project(surface.vertices, cameras, size, size), surface.faces, seen)
     normals = interpolate(smooth_normals(surface.vertices, surface.faces), surface.faces, pixels)
     toward = cameras.positions[pixels.view] - interpolate(surface.vertices, surface.faces, pixels)
     is_back = (face_normals(surface.vertices, surface.faces)[pixels.face] * toward).sum(-1) < 0  # of an open mesh

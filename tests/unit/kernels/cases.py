@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from cuda_ext.ops_adan import adan_step
 from cuda_ext.ops_frequency import frequency_encode
 from cuda_ext.ops_grid_tv import grid_tv
 from cuda_ext.ops_occupancy import occupancy_update
+from cuda_ext.ops_raster import raster_count, raster_fragments, raster_nearest
 from cuda_ext.ops_spherical import spherical_encode
 from cuda_ext.ops_table import dense_table
 from engine.fields.field import make_field, table_twin
@@ -21,6 +23,7 @@ from engine.fields.frequency import waves_twin
 from engine.fields.grid_variation import squares_twin
 from engine.fields.hash_grid import HashGrid
 from engine.fields.spherical_harmonics import harmonics_twin
+from engine.meshing.raster import _covered_twin, _fragments_twin, _nearest_twin
 from engine.rendering.composite import accumulate, weights_from_density
 from engine.rendering.march import pack
 from engine.rendering.occupancy import _update_twin
@@ -164,6 +167,34 @@ def adan_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list
     return [p, *moments]
 
 
+def raster_case(device: torch.device, dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
+    """Triangles of all sizes, many beside the picture in part or whole, none with an edge through a pixel's centre: how many cover each
+    pixel, which, and with what weights; and the nearest, both ways of depth. What lies on edges: test_raster.py."""
+    height, width, generator = 70, 93, generator_of(9)
+    spread = torch.rand(120, 1, 1, generator=generator) ** 3 * 90
+    corners = torch.rand(120, 1, 2, generator=generator) * 120 - 15 + torch.randn(120, 3, 2, generator=generator) * spread
+    depths = torch.rand(120, 3, generator=generator) * 4 - 0.1
+    corners, depths = corners.to(device, dtype), depths.to(device, dtype)
+    if kernel:
+        found = [raster_count(corners, height, width), *raster_fragments(corners, height, width)]
+        nearest = [raster_nearest(corners, depths, height, width, orthographic=flat, near=1e-3) for flat in (True, False)]
+        return [*found, *(part for view in nearest for part in view)]
+    flat_corners, flat_depths = corners.cpu().double().numpy(), depths.cpu().double().numpy()
+    fragments = _fragments_twin(flat_corners, height, width)
+    order = np.lexsort((fragments.face, fragments.pixel))  # the twin's go triangle by triangle
+    counts = np.bincount(_covered_twin(flat_corners, height, width)[0], minlength=height * width).astype(np.int32)
+    views = [_nearest_twin(flat_corners, flat_depths, height, width, flat) for flat in (True, False)]
+    parts = [
+        counts,
+        fragments.pixel[order],
+        fragments.face[order],
+        fragments.barycentric[order],
+        *(part for view in views for part in view),
+    ]
+    tensors = [torch.from_numpy(part).to(device) for part in parts]
+    return [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
+
+
 CASES: dict[str, Callable[..., list[Tensor]]] = {
     "composite": composite_case,
     "composite of fixed size": functools.partial(composite_case, n_rest=1999),
@@ -184,4 +215,5 @@ CASES: dict[str, Callable[..., list[Tensor]]] = {
     "grid_tv of 3, number by number": grid_tv_case(3, turned=True),
     "occupancy_update": occupancy_case,
     "adan_step": adan_case,
+    "raster": raster_case,
 }

@@ -120,7 +120,7 @@ def test_composite_of_weights_alone_has_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
-@pytest.mark.parametrize("name", ["occupancy_update", "adan_step"])
+@pytest.mark.parametrize("name", ["occupancy_update", "adan_step", "raster"])
 def test_operator_without_gradient_is_its_twin(name: str, dtype: torch.dtype) -> None:
     for found, wanted in zip(*(CASES[name](torch.device("cpu"), dtype, kernel=kernel) for kernel in (True, False)), strict=True):
         torch.testing.assert_close(found, wanted)

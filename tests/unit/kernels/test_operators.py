@@ -15,6 +15,7 @@ import cuda_ext.ops_grid_tv
 import cuda_ext.ops_hash
 import cuda_ext.ops_march
 import cuda_ext.ops_occupancy
+import cuda_ext.ops_raster
 import cuda_ext.ops_spherical
 import cuda_ext.ops_table  # noqa: F401  importing registers the operators
 from cuda_ext.cpu import find_kernels
@@ -74,6 +75,9 @@ ARGUMENTS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "grid_tv": lambda: (rand(91, 2, grad=True), rand(6, 3, seed=1), *LEVELS[:3]),
     "grid_tv_backward": lambda: (rand(2, 91).t(), rand(6, 3, seed=1), rand(3, 6, seed=2), *LEVELS[:3]),
     "occupancy_update": lambda: (rand(2, 5, 5, 5), rand(2, 5, 5, 5, seed=1), 0.9, torch.tensor(0.9)),
+    "raster_count": lambda: (rand(5, 3, 2) * 9, 7, 8),
+    "raster_fragments": lambda: (rand(5, 3, 2) * 9, 7, 8),
+    "raster_nearest": lambda: (rand(5, 3, 2) * 9, rand(5, 3, seed=1) + 0.5, 7, 8, False, 1e-3),
     "adan_step": lambda: (*(rand(20, seed=k) for k in range(6)), 0.98, 0.92, 0.99, 1e-2, 1e-2, 0.5, 1e-8, 1.0),
 }
 
@@ -85,7 +89,7 @@ def test_every_operator_is_here() -> None:
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_operator_passes_opcheck(name: str) -> None:
-    checks = ALL_CHECKS[:3] if name == "march" else ALL_CHECKS  # an unknown number of samples cannot be traced ahead
+    checks = ALL_CHECKS[:3] if name in ("march", "raster_fragments") else ALL_CHECKS  # an unknown number of samples cannot be traced ahead
     torch.library.opcheck(getattr(torch.ops.dreamfusion, name).default, ARGUMENTS[name](), test_utils=checks)
 
 
