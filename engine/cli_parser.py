@@ -31,19 +31,30 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 class _Parser(argparse.ArgumentParser):
     """Raises UserError with the nearest name instead of printing a page of usage."""
 
+    command = ""
+
+    def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
+        self.command = args[0] if args else ""
+        return super().parse_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         unknown = re.match(r"unrecognized arguments: (\S+)", message)
         if unknown:
             given = unknown.group(1).split("=")[0]
-            known = list(self._option_string_actions)
-            for action in self._subparsers._group_actions if self._subparsers else ():  # the options are the command's
-                for parser in dict(action.choices or {}).values():  # type: ignore[call-overload]
-                    known += [flag for flag in parser._option_string_actions if flag not in known]
-            near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-            fix = f"Did you mean {near[0]}?" if near else "All options: python -m engine generate --help"
-            raise UserError(f"There is no option {given!r}.", fix, "option")
+            raise UserError(f"There is no option {given!r}.", self._way_to(given), "option")
         message = re.sub(r"^argument (\S+): ", r"\1: ", message)
         raise UserError(f"{message[:1].upper()}{message[1:]}.", f"See: {self.prog} --help", "option")
+
+    def _way_to(self, given: str) -> str:
+        """Where an option that a command does not have may be found."""
+        groups = self._subparsers._group_actions if self._subparsers else ()
+        commands = {name: parser._option_string_actions for action in groups for name, parser in dict(action.choices or {}).items()}  # type: ignore[call-overload]
+        own = commands.get(self.command, {})
+        others = [name for name, flags in commands.items() if given in flags]
+        if others:
+            return f"It is one of {' and '.join(others[:2])}. Those of this command: python -m engine {self.command} --help"
+        near = difflib.get_close_matches(given, [*self._option_string_actions, *own], n=1, cutoff=0.5)
+        return f"Did you mean {near[0]}?" if near else f"All options: python -m engine {self.command or 'generate'} --help"
 
 
 def _joined(argv: Sequence[str]) -> list[str]:

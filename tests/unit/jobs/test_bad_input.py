@@ -39,6 +39,7 @@ def refused(run, text, folder_stays_away=True):
         (["a mug", "--seed", "-1"], "seed is -1"),
         (["a mug", "--device", "tpu"], "device is 'tpu'"),
         (["a mug", "--training.n-stepz", "3"], "There is no option '--training.n-stepz'. Did you mean --training.n-steps?"),
+        (["--prompt", "a mug"], "There is no option '--prompt'. It is one of texture and refine. Those of this command: python"),
         (["a mug", "--training.n-steps", "0"], "training.n-steps is 0"),
         (["a mug", "--training.n-steps"], "expected one argument"),
         (["a mug", "--camera.elevation_deg", "-10,-60"], "camera.elevation-deg is -10,-60"),
