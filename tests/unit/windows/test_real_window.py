@@ -87,7 +87,7 @@ def test_a_screens_dump_becomes_rows_of_pixels(tmp_path):
 
 
 def test_a_command_in_this_machines_own_place_gets_its_environment():
-    command = Place("own", "blender").command(["blender", "-b"], [Path("/work")], {"DISPLAY": ":7"})
+    command = Place("own", "blender").command(["blender", "-b"], [Path("/a b")], {"DISPLAY": ":7"})
     assert command[0] == "env" and command[-2:] == ["blender", "-b"] and "DISPLAY=:7" in command and "LIBGL_ALWAYS_SOFTWARE=1" in command
 
 
