@@ -3,8 +3,10 @@
     python build_addon.py                         dist/blender_dreamfusion-<version>.zip, validated
     python build_addon.py --install FOLDER        the same, and unpacked into a Blender user folder (its "extensions" folder's parent)
     python build_addon.py --repository DIR        the same, and a static extension repository (zip, index.json, index.html) in DIR
+    python build_addon.py kernels [PLATFORM ...]  the CPU kernels anew, for every platform (asks for torch and ziglang==0.17.1)
 
-The standard library is enough. Where a bpy wheel is installed for this Python, Blender's own tool inside it checks the zip once more.
+The standard library is enough for all but the last. Where a bpy wheel is installed for this Python, Blender's own tool inside it checks
+the zip once more.
 """
 
 from __future__ import annotations
@@ -172,6 +174,9 @@ def install(archive: Path, user_folder: Path) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["kernels"]:  # in a process of its own: it imports torch
+        return subprocess.run([sys.executable, "-m", "cuda_ext.build", *arguments[1:]], cwd=ROOT, check=False).returncode
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=ROOT / "dist", help="where the zip goes")
     parser.add_argument("--install", type=Path, metavar="FOLDER", help="Blender user folder to install into, such as ~/.config/blender/4.5")

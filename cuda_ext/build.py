@@ -82,7 +82,10 @@ def main() -> None:
         if name not in TARGETS:
             parser.error(f"{name} is no platform; known are {', '.join(TARGETS)}")
         out = LIBRARIES / name / TARGETS[name].file
-        compile_library(TARGETS[name], out)
+        try:
+            compile_library(TARGETS[name], out)
+        except RuntimeError as error:
+            parser.error(str(error))
         print(f"{name:12} {out.stat().st_size / 1024:6.0f} kB")
     if len(names) == len(TARGETS):
         RECORD.write_text(json.dumps({"sources": source_hash()}) + "\n", encoding="utf-8")

@@ -163,3 +163,8 @@ def test_all_version_numbers_agree():
     manifest = read_manifest(ROOT)["version"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert manifest == project == ENGINE_VERSION
+
+
+def test_kernels_are_built_by_the_compiler_that_pip_installs_and_what_is_wrong_is_said(capfd):
+    assert build_addon.main(["kernels", "mars"]) == 2
+    assert "mars is no platform; known are linux-x64, linux-arm64, windows-x64" in capfd.readouterr().err
